@@ -1,0 +1,224 @@
+"""The disk: the only file that writes paths, so that a simulation can break it.
+
+Every call blocks and belongs in a pool. What must survive a power cut goes: ``create`` -> write -> ``sync`` ->
+``link`` or ``rename`` -> ``sync_directory`` (restic's local backend; docs/design.md, Durable).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from holdfast.blob import Buffer
+from holdfast.errors import BadConfig
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes of the file system that holds a path."""
+
+    total: int
+    free: int
+
+
+class Files(Protocol):
+    """What holdfast asks of a file system. Every method raises OSError when the system refuses."""
+
+    def create(self, path: Path) -> int:
+        """A new file for writing, which must not exist; its descriptor. Follows no symbolic link."""
+        ...
+
+    def open(self, path: Path) -> int:
+        """An existing regular file for reading; its descriptor. Follows no symbolic link."""
+        ...
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Up to ``size`` bytes at ``offset``; fewer only at the end of the file."""
+        ...
+
+    def write(self, descriptor: int, data: Buffer) -> None:
+        """All of ``data`` at the current position; a short write is continued."""
+        ...
+
+    def sync(self, descriptor: int) -> None:
+        """The file's bytes and length are on the disk when this returns. Never call it again after it failed."""
+        ...
+
+    def close(self, descriptor: int) -> None: ...
+
+    def link(self, source: Path, target: Path) -> bool:
+        """Gives the file a second name; False if ``target`` exists already."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Replaces ``target`` atomically."""
+        ...
+
+    def unlink(self, path: Path) -> bool:
+        """False if there was nothing."""
+        ...
+
+    def sync_directory(self, path: Path) -> None: ...
+
+    def make_directory(self, path: Path) -> bool:
+        """With its parents, each new one synced into its parent; False if it existed."""
+        ...
+
+    def remove_directory(self, path: Path) -> None: ...
+
+    def list(self, path: Path) -> list[str]:
+        """The names in a directory, ascending; empty if it does not exist."""
+        ...
+
+    def size(self, path: Path) -> int | None:
+        """Bytes of a regular file, None if there is none."""
+        ...
+
+    def space(self, path: Path) -> Space: ...
+
+
+class OsFiles:
+    """The operating system's files."""
+
+    def create(self, path: Path) -> int:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+
+    def open(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        parts = []
+        while size > 0:
+            part = os.pread(descriptor, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, descriptor: int, data: Buffer) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def sync(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> bool:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def unlink(self, path: Path) -> bool:
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def make_directory(self, path: Path) -> bool:
+        if path.is_dir():
+            return False
+        if path.parent != path:
+            self.make_directory(path.parent)
+        try:
+            os.mkdir(path, DIRECTORY_MODE)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            return False
+        self.sync_directory(path.parent)
+        return True
+
+    def remove_directory(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def list(self, path: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+    def size(self, path: Path) -> int | None:
+        try:
+            return os.stat(path, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+
+    def space(self, path: Path) -> Space:
+        found = os.statvfs(path)
+        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def read_file(files: Files, path: Path, size_max: int) -> bytes | None:
+    """All of a small file, None if there is none; BadConfig if it is larger than ``size_max`` bytes."""
+    try:
+        descriptor = files.open(path)
+    except FileNotFoundError:
+        return None
+    try:
+        data = files.read(descriptor, size_max + 1, 0)
+    finally:
+        files.close(descriptor)
+    if len(data) > size_max:
+        raise BadConfig(f"{path}: larger than {size_max} bytes; is it the right file?")
+    return data
+
+
+def write_file(files: Files, path: Path, data: Buffer, *, replace: bool = True) -> None:
+    """A small file, durable and all or nothing; FileExistsError if it exists and ``replace`` is false."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    files.unlink(temporary)
+    descriptor = files.create(temporary)
+    try:
+        try:
+            files.write(descriptor, data)
+            files.sync(descriptor)
+        finally:
+            files.close(descriptor)
+        if replace:
+            files.rename(temporary, path)
+        elif not files.link(temporary, path):
+            raise FileExistsError(errno.EEXIST, "exists already", str(path))
+    finally:
+        files.unlink(temporary)
+    files.sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on the file ``path`` (made if needed); BadConfig if another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadConfig(f"{path.parent} is in use by another holdfast process") from None
+        yield
+    finally:
+        os.close(descriptor)
