@@ -1,0 +1,45 @@
+"""Sockets: the seam through which all traffic enters and leaves, so that a simulation can join processes in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import aiohttp
+
+CONNECT_TIMEOUT_S = 2.0
+IDLE_CONNECTION_S = 60.0
+BACKLOG = 512
+
+
+class Listener(Protocol):
+    """An open listening socket."""
+
+    host: str
+    port: int  # the real one, also when 0 was asked for
+
+    async def close(self) -> None:
+        """No new connections; the ones that are open stay. May be called twice."""
+        ...
+
+
+class Network(Protocol):
+    """Where connections come from."""
+
+    def connector(self, *, limit_per_host: int, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
+        """What an aiohttp client session dials with; the session closes it."""
+        ...
+
+    async def listen(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        reuse_port: bool = False,
+    ) -> Listener:
+        """Serves each connection with ``factory()``; Unavailable if the address cannot be had."""
+        ...
