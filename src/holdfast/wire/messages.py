@@ -1,0 +1,574 @@
+"""What is said over HTTP, typed. Requests refuse unknown fields, answers ignore them (docs/interfaces.md).
+
+Digests and ids are text in JSON (hex, base32); other bytes are base64. Times are seconds since 1970, durations seconds,
+sizes bytes. Signed documents travel as their envelopes.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from holdfast.auth.identity import Id
+from holdfast.auth.invites import Role
+from holdfast.blob import Digest
+from holdfast.errors import BadRequest
+
+JSON_BYTES_MAX = 1 << 20
+PAGE_MAX = 1000
+PLAN_ITEMS_MAX = 256
+COMMIT_REFS_MAX = 1000
+HAS_DIGESTS_MAX = 4096
+
+NodeState: TypeAlias = Literal["up", "suspect", "down", "out", "draining", "maintenance", "read-only", "unreachable"]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+Url: TypeAlias = Annotated[str, Meta(min_length=8, max_length=512)]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+Copies: TypeAlias = Annotated[int, Meta(ge=1, le=256)]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Something asked; a field we do not know may mean something, so it is refused."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something answered; fields of a newer version are ignored."""
+
+
+class Empty(Answer, frozen=True):
+    """Nothing to say."""
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Digest | Id):
+        return str(value)
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    if kind in (Digest, Id) and isinstance(value, str):
+        try:
+            return kind.parse(value)
+        except BadRequest as error:
+            raise ValueError(error.detail) from error
+    raise TypeError(f"expected {kind.__name__}")
+
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode)
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+
+
+def encode(message: Any) -> bytes:
+    """JSON, UTF-8."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """``data`` as ``kind``; BadRequest names the field that is wrong."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind, dec_hook=_decode)
+    try:
+        return decoder.decode(data)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"malformed {kind.__name__}: {error}") from error
+
+
+def convert(fields: dict[str, str], kind: type[T]) -> T:
+    """Query or path fields, all text, as ``kind``; BadRequest names the field that is wrong."""
+    try:
+        return msgspec.convert(fields, kind, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}") from error
+
+
+# --- everywhere -------------------------------------------------------------------------------------------------------
+
+
+class Health(Answer, frozen=True, kw_only=True):
+    """``status`` is ``ok`` or, in words, what is wrong."""
+
+    status: str
+    role: str
+    id: Id
+    name: str
+    time: float
+    version: str
+
+
+class Problem(Answer, frozen=True, kw_only=True):
+    """RFC 9457; ``extra`` holds the members of the type in question."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    extra: dict[str, Any] = {}
+
+
+# --- joining ----------------------------------------------------------------------------------------------------------
+
+
+class NodeFacts(Request, frozen=True, kw_only=True):
+    """What a node says of itself. ``store``: 16 bytes; ``url``: where others reach it, empty until it first runs."""
+
+    name: Name
+    store: bytes
+    url: str = ""
+    domain: Name
+    capacity: Count
+    always_on: bool = False
+
+
+class Join(Request, frozen=True, kw_only=True):
+    """A newcomer, who signs the request with its own key, and its proof that it holds the invite."""
+
+    invite: bytes
+    role: Role
+    proof: bytes
+    node: NodeFacts | None = None
+    certificate: bytes | None = None
+
+
+class Settings(Answer, frozen=True, kw_only=True):
+    """What the network's members adopt."""
+
+    heartbeat_interval: float
+    offline_after: int
+    survive: int
+    floor: int
+
+
+class Joined(Answer, frozen=True, kw_only=True):
+    """``proof``: the coordinator's HMAC; ``certificate``: a device's certificate, countersigned."""
+
+    proof: bytes
+    name: str
+    urls: list[str]
+    settings: Settings
+    epoch: int
+    commit: int
+    certificate: bytes | None = None
+
+
+class InviteRequest(Request, frozen=True, kw_only=True):
+    """``sealing_key``: a one-time X25519 key; ``expires``: seconds from now; ``quota``: of a user, None no limit."""
+
+    role: Role
+    uses: Annotated[int, Meta(ge=1, le=10_000)]
+    expires: Annotated[int, Meta(ge=1, le=366 * 86400)]
+    quota: Count | None = None
+    sealing_key: bytes
+
+
+class InviteAnswer(Answer, frozen=True, kw_only=True):
+    """All of an invite but its secret, which is sealed to the asker's key."""
+
+    id: bytes
+    urls: list[str]
+    sealed_secret: bytes
+    expires: int
+
+
+class DeviceRequest(Request, frozen=True, kw_only=True):
+    """Another device of the caller's vault."""
+
+    certificate: bytes
+
+
+class DeviceAnswer(Answer, frozen=True, kw_only=True):
+    certificate: bytes
+    serial: int
+
+
+class RevocationRequest(Request, frozen=True, kw_only=True):
+    """A device of the caller's vault (or, by an operator, any device or node invite) that is no longer trusted."""
+
+    device: Id | None = None
+    invite: bytes | None = None
+
+
+# --- nodes and coordinator --------------------------------------------------------------------------------------------
+
+
+class Heartbeat(Request, frozen=True, kw_only=True):
+    """At most 256 bytes: see docs/design.md, Heartbeat. ``root``: 16 bytes; ``load``: requests under way.
+
+    ``epoch`` and ``commit`` are the highest this node has heard of.
+    """
+
+    store: bytes
+    sequence: Count
+    count: Count
+    root: bytes
+    free: Count
+    load: Count = 0
+    epoch: Count = 0
+    commit: Count = 0
+    revocations: Count = 0
+    leaving: bool = False
+    read_only: bool = False
+    url: str = ""
+
+
+class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
+    """``revoked`` (serials) is there when the node's revocation serial was lower. ``reason``: why not ``up``."""
+
+    state: NodeState
+    reason: str = ""
+    time: float
+    settings: Settings
+    epoch: int
+    commit: int
+    revocations: int = 0
+    revoked: list[int] | None = None
+
+
+class NodeInfo(Answer, frozen=True, kw_only=True):
+    id: Id
+    name: str
+    url: str
+    store: bytes
+    domain: str
+    state: NodeState
+    reason: str = ""
+    always_on: bool = False
+    capacity: int
+    free: int
+    packs: int = 0
+    bytes: int = 0
+    last_seen: float | None = None  # seconds ago, on the coordinator's running time
+
+
+class NodeList(Answer, frozen=True, kw_only=True):
+    nodes: list[NodeInfo]
+
+
+class NodeAddress(Answer, frozen=True, kw_only=True):
+    """Where to reach a node, in plans and places. ``up``: worth asking first."""
+
+    id: Id
+    name: str
+    url: str
+    up: bool = True
+
+
+# --- packs ------------------------------------------------------------------------------------------------------------
+
+
+class PlanItem(Request, frozen=True, kw_only=True):
+    """One pack to place; without a digest the place is taken ahead."""
+
+    size: Annotated[int, Meta(ge=1, le=1 << 30)]
+    digest: Digest | None = None
+
+
+class PlanRequest(Request, frozen=True, kw_only=True):
+    """Places for packs. ``copies`` None: as the network's policy says. ``avoid``: nodes that just failed."""
+
+    vault: Id
+    items: Annotated[list[PlanItem], Meta(min_length=1, max_length=PLAN_ITEMS_MAX)]
+    copies: Copies | None = None
+    allow_degraded: bool = False
+    avoid: list[Id] = []
+    epoch: Count = 0
+    commit: Count = 0
+
+
+class PlanSlot(Answer, frozen=True, kw_only=True):
+    """``candidates`` are numbers of ``Plan.nodes``, best first. ``have``: leased or live already, send nothing."""
+
+    have: bool = False
+    candidates: list[int] = []
+
+
+class PlanNode(Answer, frozen=True, kw_only=True):
+    """A candidate and the put grant for it."""
+
+    id: Id
+    name: str
+    url: str
+    grant: bytes
+
+
+class Plan(Answer, frozen=True, kw_only=True):
+    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end."""
+
+    items: list[PlanSlot]
+    nodes: list[PlanNode]
+    copies: int
+    expires: int
+    epoch: int
+    commit: int
+
+
+class PackReceipts(Request, frozen=True, kw_only=True):
+    """A new pack and the receipts of the nodes that hold it."""
+
+    digest: Digest
+    size: Annotated[int, Meta(ge=1, le=1 << 30)]
+    receipts: Annotated[list[bytes], Meta(min_length=1, max_length=256)]
+
+
+class RegisterRequest(Request, frozen=True, kw_only=True):
+    vault: Id
+    packs: Annotated[list[PackReceipts], Meta(max_length=PLAN_ITEMS_MAX)]
+    copies: Copies | None = None
+    allow_degraded: bool = False
+
+
+class Registered(Answer, frozen=True, kw_only=True):
+    lease_until: float
+
+
+class RefChange(Request, frozen=True, kw_only=True):
+    """A ref record (docs/formats.md, Ref): its version and previous etag are its precondition.
+
+    ``ancestor``: a missing directory made on the way; that a directory is there already is success.
+    """
+
+    record: bytes
+    ancestor: bool = False
+
+
+class CommitRequest(Request, frozen=True, kw_only=True):
+    """One transaction: packs that are new (with receipts), packs that are known, and groups of refs.
+
+    A group stands or falls together. ``keeps`` are the keep lists that the records name by digest; lists that the
+    coordinator knows may be left out. ``signature``: the device's Ed25519 signature over SHA-256 of the records' etags
+    in order, so that the reflog shows who wrote.
+    """
+
+    vault: Id
+    packs: Annotated[list[PackReceipts], Meta(max_length=PLAN_ITEMS_MAX)] = []
+    known: Annotated[list[Digest], Meta(max_length=HAS_DIGESTS_MAX)] = []
+    keeps: Annotated[list[bytes], Meta(max_length=COMMIT_REFS_MAX)] = []
+    groups: Annotated[list[list[RefChange]], Meta(max_length=COMMIT_REFS_MAX)] = []
+    allow_degraded: bool = False
+    signature: bytes
+    epoch: Count = 0
+    commit: Count = 0
+
+
+class RefResult(Answer, frozen=True, kw_only=True):
+    """``conflict`` brings the present record (None: there is none); ``packs-gone`` the packs to send again."""
+
+    state: Literal["committed", "conflict", "packs-gone", "not-done"]
+    record: bytes | None = None
+    packs: list[Digest] = []
+
+
+class Committed(Answer, frozen=True, kw_only=True):
+    """Results in the order asked."""
+
+    groups: list[list[RefResult]]
+    epoch: int
+    commit: int
+
+
+# --- refs -------------------------------------------------------------------------------------------------------------
+
+
+class PackPlaces(Answer, frozen=True, kw_only=True):
+    """Who holds a pack: numbers of the ``nodes`` beside it, likeliest first."""
+
+    digest: Digest
+    size: int
+    nodes: list[int]
+
+
+class RefQuery(Request, frozen=True, kw_only=True):
+    """``parent``: all entries of a directory by its tag; without it, all of the vault. ``after``: a name tag."""
+
+    parent: str | None = None
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
+
+
+class RefPage(Answer, frozen=True, kw_only=True):
+    """Records ascending by name tag, tombstones left out; places of the packs that hold their recipes.
+
+    ``after`` is the name tag (hex) to go on from, None at the end.
+    """
+
+    records: list[bytes]
+    packs: list[PackPlaces] = []
+    nodes: list[NodeAddress] = []
+    after: str | None = None
+
+
+class RefAnswer(Answer, frozen=True, kw_only=True):
+    """One record (also a tombstone), its keep list and the places of all packs in it."""
+
+    record: bytes
+    keep: bytes
+    packs: list[PackPlaces] = []
+    nodes: list[NodeAddress] = []
+
+
+class RefVersion(Answer, frozen=True, kw_only=True):
+    """One version in a name's history; ``until``: seconds left before it goes, None for the present one."""
+
+    record: bytes
+    committed: float
+    until: float | None = None
+
+
+class RefHistory(Answer, frozen=True, kw_only=True):
+    versions: list[RefVersion]
+
+
+class VaultPacksQuery(Request, frozen=True, kw_only=True):
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
+
+
+class VaultPacks(Answer, frozen=True, kw_only=True):
+    """The vault's packs ascending by digest, with places: for rebuilding a chunk index."""
+
+    packs: list[PackPlaces]
+    nodes: list[NodeAddress]
+    after: str | None = None
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Policy(Answer, frozen=True, kw_only=True):
+    survive: int
+    floor: int
+    version: int
+
+
+class PolicyChange(Request, frozen=True, kw_only=True):
+    """``version``: that of the policy which is to change (a precondition)."""
+
+    survive: Annotated[int, Meta(ge=0, le=64)]
+    version: int
+
+
+class PackCounts(Answer, frozen=True, kw_only=True):
+    """healthy: live copies (on nodes up or suspect) reach the target; lost: none is left."""
+
+    total: int = 0
+    healthy: int = 0
+    degraded: int = 0
+    lost: int = 0
+    floor: int = 0  # of the degraded: at or below the floor
+    bytes: int = 0
+
+
+class TaskCounts(Answer, frozen=True, kw_only=True):
+    pending: int = 0
+    running: int = 0
+    failed: int = 0
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """``nodes``: how many in each state; ``machines`` and ``disks``: distinct domains and stores that are up.
+
+    ``may_die``: how many nodes may die now, any of them, without a pack being lost.
+    """
+
+    packs: PackCounts
+    nodes: dict[str, int]
+    tasks: TaskCounts
+    policy: Policy
+    machines: int
+    disks: int
+    may_die: int | None
+    vaults: int
+    epoch: int
+    commit: int
+
+
+# --- blobs ------------------------------------------------------------------------------------------------------------
+
+
+class BlobStored(Answer, frozen=True, kw_only=True):
+    """The receipt's envelope."""
+
+    receipt: bytes
+
+
+class HasRequest(Request, frozen=True, kw_only=True):
+    digests: Annotated[list[Digest], Meta(min_length=1, max_length=HAS_DIGESTS_MAX)]
+
+
+class HasAnswer(Answer, frozen=True, kw_only=True):
+    """One bit for each digest, most significant bit first."""
+
+    bitmap: bytes
+
+
+class Verified(Answer, frozen=True, kw_only=True):
+    state: Literal["ok", "quarantined", "missing"]
+
+
+class InventoryQuery(Request, frozen=True, kw_only=True):
+    """``after``: a write sequence; ``prefix``: two hex digits."""
+
+    after: Count = 0
+    prefix: Annotated[str, Meta(pattern="^[0-9a-f]{2}$")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
+
+
+class InventoryEntry(Answer, frozen=True, kw_only=True, array_like=True):
+    sequence: int
+    digest: Digest
+    size: int
+    vault: Id | None
+    here: bool
+
+
+class InventoryPage(Answer, frozen=True, kw_only=True):
+    entries: list[InventoryEntry]
+    sequence: int
+    count: int
+    root: bytes
+
+
+class NodeOverview(Answer, frozen=True, kw_only=True):
+    """``GET /v1/info``: no paths."""
+
+    id: Id
+    name: str
+    version: str
+    store: bytes
+    state: str
+    capacity: int
+    used: int
+    trash: int
+    quarantine: int
+    free: int
+    reserve: int
+    blobs: int
+    sequence: int
+    epoch: int
+    commit: int
+
+
+def bitmap(bits: list[bool]) -> bytes:
+    """Most significant bit first, the last byte filled with zeros."""
+    out = bytearray((len(bits) + 7) // 8)
+    for index, bit in enumerate(bits):
+        if bit:
+            out[index >> 3] |= 0x80 >> (index & 7)
+    return bytes(out)
+
+
+def bits_of(data: bytes, count: int) -> list[bool]:
+    """The first ``count`` bits; BadRequest if the length does not fit."""
+    if len(data) != (count + 7) // 8:
+        raise BadRequest("bitmap: wrong length")
+    return [bool(data[index >> 3] & (0x80 >> (index & 7))) for index in range(count)]
+
+
+def unpadded(data: bytes) -> str:
+    """Base64url without padding, for ids in paths and headers."""
+    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")

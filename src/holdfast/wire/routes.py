@@ -1,0 +1,84 @@
+"""Every route: path, what is asked and what is answered. Servers and the client read the same table.
+
+``docs/openapi.json`` is made from it. ``body`` says what a request carries: nothing, a message, or a blob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from holdfast.wire import messages as m
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Route(Generic[Q, A]):
+    """One method of one path. ``{name}`` parts of the path are single segments, never empty.
+
+    ``request`` is the message in the body (POST, PUT) or in the query (GET), None for none. ``signed``: who asks must
+    sign. ``idempotent``: trying again after a lost answer has no second effect.
+    """
+
+    method: Literal["GET", "HEAD", "PUT", "POST", "DELETE"]
+    path: str
+    request: type[Q] | None
+    answer: type[A]
+    signed: bool = True
+    idempotent: bool = True
+    blob: Literal["no", "up", "down"] = "no"
+    first_byte_s: float = 10.0
+    """How long the client waits for the first byte of the answer."""
+
+    @property
+    def label(self) -> str:
+        """For metrics and logs: no ids in it."""
+        return f"{self.method} {self.path}"
+
+
+COORDINATOR_FIRST_BYTE_S = 5.0
+
+
+def _coordinator(
+    method: Literal["GET", "PUT", "POST"], path: str, request: type[Q] | None, answer: type[A], idempotent: bool = True
+) -> Route[Q, A]:
+    return Route(method, path, request, answer, idempotent=idempotent, first_byte_s=COORDINATOR_FIRST_BYTE_S)
+
+
+HEALTH: Route[None, m.Health] = Route("GET", "/v1/health", None, m.Health, signed=False)
+
+JOIN = _coordinator("POST", "/v1/join", m.Join, m.Joined)
+INVITES = _coordinator("POST", "/v1/invites", m.InviteRequest, m.InviteAnswer)
+DEVICES = _coordinator("POST", "/v1/devices", m.DeviceRequest, m.DeviceAnswer)
+REVOCATIONS = _coordinator("POST", "/v1/revocations", m.RevocationRequest, m.Empty)
+NODES: Route[None, m.NodeList] = _coordinator("GET", "/v1/nodes", None, m.NodeList)
+HEARTBEAT = _coordinator("POST", "/v1/nodes/heartbeat", m.Heartbeat, m.HeartbeatAnswer)
+PLAN = _coordinator("POST", "/v1/shards/placement-plan", m.PlanRequest, m.Plan)
+REGISTER = _coordinator("POST", "/v1/shards/register", m.RegisterRequest, m.Registered)
+COMMIT = _coordinator("POST", "/v1/commit", m.CommitRequest, m.Committed)
+REFS = _coordinator("GET", "/v1/refs/{vault}", m.RefQuery, m.RefPage)
+REF: Route[None, m.RefAnswer] = _coordinator("GET", "/v1/refs/{vault}/{tag}", None, m.RefAnswer)
+REF_HISTORY: Route[None, m.RefHistory] = _coordinator("GET", "/v1/refs/{vault}/{tag}/history", None, m.RefHistory)
+VAULT_PACKS = _coordinator("GET", "/v1/vaults/{vault}/packs", m.VaultPacksQuery, m.VaultPacks)
+POLICY: Route[None, m.Policy] = _coordinator("GET", "/v1/policy", None, m.Policy)
+POLICY_CHANGE = _coordinator("PUT", "/v1/policy", m.PolicyChange, m.Policy)
+STATUS: Route[None, m.Status] = _coordinator("GET", "/v1/status", None, m.Status)
+
+BLOB_GET: Route[None, m.Empty] = Route("GET", "/v1/blobs/{digest}", None, m.Empty, blob="down")
+BLOB_HEAD: Route[None, m.Empty] = Route("HEAD", "/v1/blobs/{digest}", None, m.Empty, blob="down")
+BLOB_PUT: Route[None, m.BlobStored] = Route("PUT", "/v1/blobs/{digest}", None, m.BlobStored, blob="up")
+BLOB_DELETE: Route[None, m.Empty] = Route("DELETE", "/v1/blobs/{digest}", None, m.Empty)
+BLOB_VERIFY: Route[None, m.Verified] = Route("POST", "/v1/blobs/{digest}/verify", None, m.Verified, first_byte_s=60.0)
+HAS = Route("POST", "/v1/blobs/has", m.HasRequest, m.HasAnswer)
+INVENTORY = Route("GET", "/v1/inventory", m.InventoryQuery, m.InventoryPage)
+INFO: Route[None, m.NodeOverview] = Route("GET", "/v1/info", None, m.NodeOverview)
+
+COORDINATOR_ROUTES = (
+    HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REF_HISTORY,
+    VAULT_PACKS, POLICY, POLICY_CHANGE, STATUS,
+)  # fmt: skip
+NODE_ROUTES = (
+    HEALTH, BLOB_GET, BLOB_HEAD, BLOB_PUT, BLOB_DELETE, BLOB_VERIFY, HAS, INVENTORY, INFO,
+)  # fmt: skip
