@@ -1,0 +1,397 @@
+"""The one HTTP client: signed requests, checked answers, no redirects, deadlines on silence and not on size.
+
+An answer counts only if the receiver that was asked for has signed it; blob bodies are the exception, because their
+digest checks them. All errors are those of ``holdfast.errors``: network trouble is Unavailable or TimedOut, a problem
+document is raised as the class it was made from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import aiohttp
+import msgspec
+import yarl
+
+from holdfast import errors
+from holdfast.auth import signing
+from holdfast.auth.documents import to_text
+from holdfast.auth.identity import Id, Identity
+from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
+from holdfast.clock import Clock
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.network import CONNECT_TIMEOUT_S, Network
+from holdfast.wire.routes import Route
+
+ANSWER_BYTES_MAX = 32 << 20
+STALL_S = 10.0
+SLICE_BYTES = 256 << 10
+WHOLE_BODY_BYTES_MAX = 64 << 10
+EXPECT_BYTES_MIN = 1 << 20
+READ_BUFFER_BYTES = 2 << 20
+CLOCK_TOLERANCE_S = 2.0
+
+Span: TypeAlias = tuple[int, int | None]
+"""(start, stop) of a range; stop None means to the end. ``stores.protocol.Range`` is one."""
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_EPOCH = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
+_EMPTY: Mapping[str, str] = {}
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+_STALLING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=STALL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to ask, and where: ``url`` is ``http(s)://host:port`` without a path."""
+
+    id: Id
+    url: str
+
+
+class RemoteBody:
+    """A blob's bytes from a node, not hashed. ``size``: bytes of this body; ``total``: bytes of the blob."""
+
+    def __init__(self, response: aiohttp.ClientResponse, size: int, total: int) -> None:
+        self.size = size
+        self.total = total
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[Buffer]:
+        seen = 0
+        try:
+            while seen < self.size:
+                piece = await self._response.content.read(PIECE_BYTES_MAX)
+                if not piece:
+                    break
+                seen += len(piece)
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, "reading a blob") from error
+        if seen != self.size:
+            raise errors.Unavailable(f"the blob ended after {seen} of {self.size} bytes")
+
+
+def checked_url(text: str) -> str:
+    """A server's address in the one form used for signing; BadConfig if it is none, or holds a password or a path."""
+    try:
+        parts = urlsplit(text.strip())
+        port = parts.port
+    except ValueError as error:
+        raise errors.BadConfig(f"{text!r} is not a URL") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise errors.BadConfig(f"{text!r}: a URL of the form http://HOST:PORT is needed")
+    if parts.username or parts.password:
+        raise errors.BadConfig("a URL must not hold a user or password")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise errors.BadConfig(f"{text!r}: only http://HOST:PORT, no path")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
+
+
+class HttpClient:
+    """Asks for one identity. Use from one event loop; any number of calls at once."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        network: Network,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+        connections_per_host: int = 16,
+    ) -> None:
+        self.identity = identity
+        self.epoch = (0, 0)
+        self._clock = clock
+        self._network = network
+        self._tls = tls
+        self._connections_per_host = connections_per_host
+        self._session: aiohttp.ClientSession | None = None
+        self._clock_source: Id | None = None
+        self._clock_offset = 0.0
+
+    def set_clock_source(self, coordinator: Id) -> None:
+        """Whose signed answers say what time it is."""
+        self._clock_source = coordinator
+
+    def time(self) -> float:
+        """Seconds since 1970 as the clock source sees them, as far as known."""
+        return self._clock.now() + self._clock_offset
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds that the clock source is ahead of ours; 0 within the tolerance."""
+        return self._clock_offset
+
+    async def call(
+        self,
+        target: Target,
+        route: Route[Q, A],
+        message: Q | None = None,
+        *,
+        path: Mapping[str, str] = _EMPTY,
+        grant: bytes | None = None,
+        headers: Mapping[str, str] = _EMPTY,
+        first_byte_s: float | None = None,
+        tries: int = 2,
+    ) -> A:
+        """The answer to ``message``. Network trouble is tried ``tries`` times if the route is idempotent."""
+        where = _filled(route.path, path)
+        body: bytes | None = None
+        if message is not None and route.method in ("POST", "PUT"):
+            body = m.encode(message)
+        elif message is not None:
+            where += "?" + urlencode(_query(message))
+        elif route.method in ("POST", "PUT") and route.request is not None:
+            raise AssertionError(f"{route.label} needs a message")
+        for left in range(tries if route.idempotent else 1, 0, -1):
+            try:
+                data = await self._ask(target, route, where, body, grant, headers, first_byte_s)
+            except errors.Unavailable as error:
+                if left == 1 or isinstance(error, errors.TooManyRequests):
+                    raise
+            else:
+                return m.decode(data, route.answer) if data else route.answer()
+        raise AssertionError("unreachable")
+
+    async def _ask(
+        self,
+        target: Target,
+        route: Route[Any, Any],
+        where: str,
+        body: bytes | None,
+        grant: bytes | None,
+        extra: Mapping[str, str],
+        first_byte_s: float | None,
+    ) -> bytes:
+        headers = dict(extra)
+        if body is not None:
+            headers["content-digest"] = signing.body_digest(body)
+            headers["content-length"] = str(len(body))
+            headers["content-type"] = "application/json"
+        url, signature = self._sign(target, route.method, where, headers, grant)
+        try:
+            async with asyncio.timeout(first_byte_s or route.first_byte_s):
+                response = await self._open().request(
+                    route.method, url, data=body, headers=headers, allow_redirects=False
+                )
+            async with response:
+                return await self._checked(response, target, signature)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, target.url) from error
+
+    @asynccontextmanager
+    async def get_blob(
+        self, target: Target, digest: Digest, range_: Span | None = None, *, grant: bytes | None = None
+    ) -> AsyncIterator[RemoteBody]:
+        """A blob or a range of it; nothing is hashed here. NotFound, Denied and the like on entering."""
+        headers = {}
+        if range_ is not None:
+            start, stop = range_
+            headers["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
+        url, signature = self._sign(target, "GET", f"/v1/blobs/{digest}", headers, grant)
+        try:
+            async with asyncio.timeout(routes.BLOB_GET.first_byte_s):
+                response = await self._open().get(url, headers=headers, allow_redirects=False, timeout=_STALLING)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, target.url) from error
+        async with response:
+            if response.status not in (200, 206):
+                try:
+                    await self._checked(response, target, signature)
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    raise _translated(error, target.url) from error
+                raise errors.Unavailable(f"{target.url} answered {response.status} to a blob read")
+            yield _remote_body(response, range_)
+
+    async def read_blob(
+        self, target: Target, digest: Digest, range_: Span | None, *, size_max: int, grant: bytes | None = None
+    ) -> bytearray:
+        """A blob or range of at most ``size_max`` bytes in one buffer; not hashed."""
+        async with self.get_blob(target, digest, range_, grant=grant) as body:
+            if body.size > size_max:
+                raise errors.TooLarge(f"{digest}: {body.size} bytes, at most {size_max} were expected")
+            data = bytearray(body.size)
+            at = 0
+            async for piece in body:
+                data[at : at + len(piece)] = piece
+                at += len(piece)
+            return data
+
+    async def put_blob(
+        self,
+        target: Target,
+        digest: Digest,
+        size: int,
+        body: Buffer | Callable[[], AsyncIterable[Buffer]],
+        *,
+        grant: bytes | None = None,
+    ) -> bytes:
+        """Sends a blob; returns the envelope of the receipt. ``body`` is not hashed: the name signs it.
+
+        A node that takes nothing for ten seconds is TimedOut.
+        """
+        headers = {
+            "content-digest": signing.content_digest(digest),
+            "content-length": str(size),
+            "content-type": "application/octet-stream",
+        }
+        url, signature = self._sign(target, "PUT", f"/v1/blobs/{digest}", headers, grant)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(STALL_S) as deadline:
+
+                async def slices() -> AsyncIterator[Buffer]:
+                    async for piece in _sliced(body):
+                        deadline.reschedule(loop.time() + STALL_S)
+                        yield piece
+
+                small = size <= WHOLE_BODY_BYTES_MAX and not callable(body)
+                response = await self._open().put(
+                    url,
+                    data=bytes(body) if small and not callable(body) else slices(),
+                    headers=headers,
+                    allow_redirects=False,
+                    expect100=size >= EXPECT_BYTES_MIN,
+                )
+                async with response:
+                    data = await self._checked(response, target, signature)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, target.url) from error
+        return m.decode(data, m.BlobStored).receipt
+
+    async def health(self, url: str, *, timeout_s: float = STALL_S) -> m.Health:
+        """What ``url`` says of itself, unsigned: only good for finding out who answers there."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._open().get(
+                    yarl.URL(checked_url(url) + routes.HEALTH.path, encoded=True), allow_redirects=False
+                )
+                async with response:
+                    return m.decode(await _limited(response), m.Health)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, url) from error
+
+    async def close(self) -> None:
+        """Ends all connections. May be called twice."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=self._network.connector(limit_per_host=self._connections_per_host, tls=self._tls),
+                timeout=_PATIENT,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+                trust_env=False,
+            )
+        return self._session
+
+    def _sign(
+        self, target: Target, method: str, where: str, headers: dict[str, str], grant: bytes | None
+    ) -> tuple[yarl.URL, str]:
+        base = checked_url(target.url)
+        headers["host"] = base.partition("://")[2]
+        headers["holdfast-to"] = str(target.id)
+        if grant is not None:
+            headers["holdfast-grant"] = to_text(grant)
+        headers.update(signing.sign_request(self.identity, method, base + where, headers, self.time()))
+        return yarl.URL(base + where, encoded=True), headers["signature"]
+
+    async def _checked(self, response: aiohttp.ClientResponse, target: Target, signature: str) -> bytes:
+        """The body of a signed 2xx answer; everything else is raised."""
+        async with asyncio.timeout(STALL_S):
+            body = await _limited(response)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        try:
+            created = signing.verify_answer(response.status, headers, signature, target.id)
+            if headers.get("content-digest") != signing.body_digest(body):
+                raise errors.Unauthorized("the answer's digest is not its body's")
+        except errors.Unauthorized as error:
+            raise errors.Unavailable(
+                f"{target.url} answered {response.status}, but not as {target.id.short}: {error.detail}"
+            ) from error
+        self._learn(created, headers.get("holdfast-epoch", ""), target.id)
+        if 200 <= response.status < 300:
+            return body
+        problem = m.decode(body, m.Problem)
+        raise errors.from_problem(response.status, problem.type, problem.detail, problem.extra)
+
+    def _learn(self, created: int, epoch: str, sender: Id) -> None:
+        found = _EPOCH.fullmatch(epoch)
+        if found is not None:
+            self.epoch = max(self.epoch, (int(found[1]), int(found[2])))
+        if sender == self._clock_source:
+            offset = created - self._clock.now()
+            self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE_S else 0.0
+
+
+def _filled(path: str, parts: Mapping[str, str]) -> str:
+    return path.format_map({name: quote(value, safe="") for name, value in parts.items()}) if parts else path
+
+
+def _query(message: Any) -> dict[str, str]:
+    fields = msgspec.to_builtins(message, enc_hook=str)
+    return {name: str(value) for name, value in fields.items() if value is not None}
+
+
+async def _limited(response: aiohttp.ClientResponse) -> bytes:
+    length = response.content_length
+    if length is not None and length > ANSWER_BYTES_MAX:
+        raise errors.Unavailable(f"an answer of {length} bytes is more than this client takes")
+    body = bytearray()
+    while piece := await response.content.readany():
+        body += piece
+        if len(body) > ANSWER_BYTES_MAX:
+            raise errors.Unavailable("an endless answer")
+    return bytes(body)
+
+
+async def _sliced(body: Buffer | Callable[[], AsyncIterable[Buffer]]) -> AsyncIterator[Buffer]:
+    if callable(body):
+        async for piece in body():
+            yield piece
+        return
+    view = memoryview(body)
+    for start in range(0, len(view), SLICE_BYTES):
+        yield view[start : start + SLICE_BYTES]
+
+
+def _remote_body(response: aiohttp.ClientResponse, range_: Span | None) -> RemoteBody:
+    size = response.content_length
+    if size is None:
+        raise errors.Unavailable("a blob came without its length")
+    if response.status == 200:
+        if range_ is not None and range_ != (0, None) and range_ != (0, size):
+            raise errors.Unavailable("a range was asked for and a whole blob came")
+        return RemoteBody(response, size, size)
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if found is None or range_ is None:
+        raise errors.Unavailable("a part of a blob came that was not asked for")
+    first, last, total = int(found[1]), int(found[2]), int(found[3])
+    start, stop = range_
+    if first != start or last + 1 != (total if stop is None else min(stop, total)) or size != last + 1 - first:
+        raise errors.Unavailable("another range came than was asked for")
+    return RemoteBody(response, size, total)
+
+
+def _translated(error: BaseException, where: str) -> errors.Unavailable:
+    if isinstance(error, TimeoutError):
+        return errors.TimedOut(f"{where}: no answer in time")
+    return errors.Unavailable(f"{where}: {str(error) or type(error).__name__}")
