@@ -1,0 +1,38 @@
+# Each target makes the environment it needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check bench format clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
+
+$(READY): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev
+	@touch $@
+
+demo: $(READY) ## a file on seven machines; four die; it comes back byte for byte
+	@$(BIN)/holdfast demo $(if $(FILE),--file "$(FILE)")
+
+test: $(READY) ## the default suite, under five minutes
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+check: $(READY) ## lint, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
+	@$(BIN)/python -m bench $(ARGS)
+
+format: $(READY) ## let ruff arrange the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## forget the environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist bench/results
