@@ -11,9 +11,10 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from holdfast.blob import Buffer
 from holdfast.errors import BadConfig
@@ -53,6 +54,10 @@ class Files(Protocol):
         """The file's bytes and length are on the disk when this returns. Never call it again after it failed."""
         ...
 
+    def forget(self, descriptor: int) -> None:
+        """A hint: what is cached of this file is dropped, so that the next read asks the disk."""
+        ...
+
     def close(self, descriptor: int) -> None: ...
 
     def link(self, source: Path, target: Path) -> bool:
@@ -69,8 +74,11 @@ class Files(Protocol):
 
     def sync_directory(self, path: Path) -> None: ...
 
-    def make_directory(self, path: Path) -> bool:
-        """With its parents, each new one synced into its parent; False if it existed."""
+    def make_directory(self, path: Path, *, durable: bool = True) -> bool:
+        """With its parents, each new one synced into its parent; False if it existed.
+
+        With ``durable`` False nothing is synced: the caller syncs the parents itself, with other changes.
+        """
         ...
 
     def remove_directory(self, path: Path) -> None: ...
@@ -84,6 +92,14 @@ class Files(Protocol):
         ...
 
     def space(self, path: Path) -> Space: ...
+
+    def reader(self, path: Path) -> BinaryIO:
+        """An existing regular file as an object with a descriptor of its own, for sendfile; the caller closes it."""
+        ...
+
+    def lock(self, path: Path) -> AbstractContextManager[None]:
+        """Holds an exclusive lock on the file ``path`` (made if needed); BadConfig if somebody else has it."""
+        ...
 
 
 class OsFiles:
@@ -114,6 +130,9 @@ class OsFiles:
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
 
+    def forget(self, descriptor: int) -> None:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
 
@@ -141,18 +160,19 @@ class OsFiles:
         finally:
             os.close(descriptor)
 
-    def make_directory(self, path: Path) -> bool:
+    def make_directory(self, path: Path, *, durable: bool = True) -> bool:
         if path.is_dir():
             return False
         if path.parent != path:
-            self.make_directory(path.parent)
+            self.make_directory(path.parent, durable=durable)
         try:
             os.mkdir(path, DIRECTORY_MODE)
         except FileExistsError:
             if not path.is_dir():
                 raise
             return False
-        self.sync_directory(path.parent)
+        if durable:
+            self.sync_directory(path.parent)
         return True
 
     def remove_directory(self, path: Path) -> None:
@@ -173,6 +193,12 @@ class OsFiles:
     def space(self, path: Path) -> Space:
         found = os.statvfs(path)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def reader(self, path: Path) -> BinaryIO:
+        return os.fdopen(self.open(path), "rb")
+
+    def lock(self, path: Path) -> AbstractContextManager[None]:
+        return locked(path)
 
 
 def read_file(files: Files, path: Path, size_max: int) -> bytes | None:

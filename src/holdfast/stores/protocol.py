@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from holdfast.blob import Buffer, Digest, collect, pieces
-from holdfast.errors import RangeInvalid
+from holdfast.errors import BadRequest, RangeInvalid
 
 LIST_LIMIT_MAX = 1000
 
@@ -54,6 +54,12 @@ class Traits:
     durable: bool  # an acknowledged put survives a power cut
     blob_bytes_max: int | None  # None: no limit of its own
     checked: bool  # whole reads were compared with their digest before their last piece
+
+
+def check_limit(limit: int) -> None:
+    """BadRequest unless ``limit`` may be asked of ``list``."""
+    if not 1 <= limit <= LIST_LIMIT_MAX:
+        raise BadRequest(f"a page has 1 to {LIST_LIMIT_MAX} entries, not {limit}")
 
 
 class Body(Protocol):

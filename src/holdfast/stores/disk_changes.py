@@ -1,0 +1,254 @@
+"""Every change that a disk store makes to its disk. All of it blocks: ``disk`` calls it in a pool.
+
+Order is what matters here. A blob: synced, linked, directories synced, then acknowledged. A delete: the second name in
+the trash is durable before the first one goes. A crash between any two steps leaves the blob where it was, at worst
+with a name too many, and the next start removes that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from holdfast.blob import Buffer, Checker, Digest
+from holdfast.errors import Corrupt, DigestMismatch, NotFound, Unavailable
+from holdfast.files import Files
+from holdfast.stores.disk_aside import Aside
+from holdfast.stores.disk_commit import Commit
+from holdfast.stores.disk_health import DiskHealth
+from holdfast.stores.disk_layout import Layout, digests, leaf_number, leaves
+from holdfast.stores.disk_read import hash_file
+from holdfast.stores.disk_space import SpaceBook
+from holdfast.stores.protocol import Info
+
+_log = structlog.get_logger(__name__)
+
+_EMPTY = Digest.of(b"")
+
+
+class DiskChanges:
+    """The blocking half of a disk store; its methods may run in several threads at once."""
+
+    def __init__(
+        self, files: Files, paths: Layout, *, capacity: int | None, reserve: int, trash_clock: Callable[[], float]
+    ) -> None:
+        self.health = DiskHealth(str(paths.root))
+        self.space = SpaceBook(capacity=capacity, reserve=reserve, free=files.space(paths.root).free)
+        self.trash = Aside(files, paths.trash)
+        self.quarantine = Aside(files, paths.quarantine)
+        self.present: set[int] = set()
+        self.commit = Commit(files, paths, self.health, self.present)
+        self._files = files
+        self._paths = paths
+        self._trash_clock = trash_clock
+        self._names = itertools.count()
+        self._moving = threading.Lock()  # one move to or from trash and quarantine at a time
+
+    # -- start
+
+    def recover(self) -> None:
+        """Once, before anything else: sweeps what a crash left and counts what is there."""
+        for name in self._files.list(self._paths.incoming):
+            self._files.unlink(self._paths.incoming / name)
+        self.space.move(trash=self.trash.scan(), quarantine=self.quarantine.scan())
+        for number, leaf in leaves(self._files, self._paths):
+            self.present.add(number)
+            for digest in digests(self._files, leaf):
+                size = self._files.size(leaf / str(digest))
+                if size is None:
+                    continue
+                self.space.move(used=size)
+                if size == 0 and digest != _EMPTY:  # what some file systems leave of a file after a power cut
+                    self._set_aside(digest, "empty at the start")
+                else:  # a delete was cut short, or the blob came back: the blob wins
+                    self.space.move(trash=-self.trash.drop(digest))
+
+    def look_at_space(self) -> None:
+        """Asks how much is free; a refusal leaves the last answer standing."""
+        with contextlib.suppress(OSError):
+            self.space.seen(self._files.space(self._paths.root).free)
+
+    # -- put
+
+    def look(self, digest: Digest, size: int) -> bool:
+        """Is the blob there, and durable from now on? A copy of another size is hashed: never trust the name."""
+        self.health.check()
+        found = self._files.size(self._paths.blob(digest))
+        if found is None:
+            return False
+        if found != size and not self._keep_if_right(digest, f"{found} bytes instead of {size}"):
+            return False
+        if found != size:
+            raise DigestMismatch(f"{digest} has {found} bytes, {size} were announced")
+        self.commit.settled(digest)
+        return True
+
+    def keep(self, digest: Digest, size: int, data: Sequence[Buffer]) -> bool:
+        """All of a small blob in one go; True if it is new."""
+        checker = Checker(digest, size)
+        for piece in data:
+            checker.update(piece)
+        checker.finish()
+        with self.temporary() as temporary:
+            descriptor = self.create(temporary)
+            try:
+                for piece in data:
+                    self.write(descriptor, piece)
+                self.sync(descriptor)
+            finally:
+                self.close(descriptor)
+            return self.place(temporary, digest, size)
+
+    @contextmanager
+    def temporary(self) -> Iterator[Path]:
+        """A name for a new file on the same file system; what bears it at the end is removed."""
+        path = self.temporary_name()
+        try:
+            yield path
+        finally:
+            self.commit.discard(path)
+
+    def temporary_name(self) -> Path:
+        return self._paths.incoming / str(next(self._names))
+
+    def create(self, temporary: Path) -> int:
+        self.health.check()
+        with self.health.changing("creating a file"):
+            return self._files.create(temporary)
+
+    def write(self, descriptor: int, data: Buffer) -> None:
+        with self.health.changing("a write"):
+            self._files.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        """Of a file that nobody was promised yet."""
+        self.health.check()
+        with self.health.syncing("the sync of a file", disposable=True):
+            self._files.sync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        with self.health.changing("closing a file"):
+            self._files.close(descriptor)
+
+    def place(self, temporary: Path, digest: Digest, size: int) -> bool:
+        """The checked and synced file ``temporary`` becomes the blob, durably; True if it is new."""
+        self.health.check()
+        self.commit.unsettled.add(digest)  # after a failed sync it stays: nobody shall count on this name
+        linked = False
+        try:
+            new = self.commit.link(temporary, digest)
+            if not new and not self._keep_if_right(digest, "other bytes under its name"):
+                new = self.commit.link(temporary, digest)
+                if not new:
+                    raise Unavailable(f"{digest} changes under our hands; does somebody else write in this store?")
+            linked = True
+        finally:
+            if not linked:
+                self.commit.unsettled.discard(digest)
+        if new:
+            self.space.move(used=size)
+        self.commit.settle(digest)
+        self.health.check()
+        self.commit.unsettled.discard(digest)
+        if self.trash.find(digest) is not None:
+            with self._moving, self.health.changing("removing from trash"):
+                self.space.move(trash=-self.trash.drop(digest))
+        self.look_at_space()
+        return new
+
+    def _keep_if_right(self, digest: Digest, suspicion: str) -> bool:
+        """Hashes the copy that is there; a wrong one goes to quarantine."""
+        try:
+            right = hash_file(self._files, self._paths.blob(digest)) == digest
+        except NotFound:
+            return False
+        except Corrupt as error:
+            right, suspicion = False, error.detail
+        if not right:
+            self.set_aside(digest, suspicion)
+        return right
+
+    # -- trash and quarantine
+
+    def delete(self, wanted: Sequence[Digest]) -> None:
+        """Moves what is there to trash, durably."""
+        self.health.check()
+        with self._moving:
+            now = self._trash_clock()
+            found: list[Info] = []
+            for digest in dict.fromkeys(wanted):
+                path = self._paths.blob(digest)
+                size = self._files.size(path) if leaf_number(digest) in self.present else None
+                if size is None:
+                    continue
+                with self.health.changing("a move to trash"):
+                    replaced = self.trash.link(path, digest, size, now)
+                self.space.move(trash=size - replaced)
+                found.append(Info(digest, size))
+            if not found:
+                return
+            self.commit.syncs.sync(self._paths.trash)
+            for digest, size in found:
+                with self.health.changing("a move to trash"):
+                    self._files.unlink(self._paths.blob(digest))
+                self.space.move(used=-size)
+            for leaf in dict.fromkeys(self._paths.leaf(digest) for digest, _ in found):
+                self.commit.syncs.sync(leaf)
+
+    def restore(self, digest: Digest) -> Info:
+        """Back from trash, durably; a blob that is not in trash but in the store is fine."""
+        self.health.check()
+        with self._moving:
+            entry = self.trash.find(digest)
+            source = self.trash.path(digest)
+            if entry is None or source is None:
+                size = self._files.size(self._paths.blob(digest))
+                if size is None:
+                    raise NotFound(f"{digest} is neither in this store nor in its trash")
+                self.commit.settled(digest)
+                return Info(digest, size)
+            if self.commit.link(source, digest):
+                self.space.move(used=entry.size)
+            self.commit.settle(digest)
+            with self.health.changing("removing from trash"):
+                self.space.move(trash=-self.trash.drop(digest))
+            return Info(digest, entry.size)
+
+    def purge(self, before: float) -> tuple[int, int]:
+        """Removes from trash for good what was deleted before that second; (entries, bytes)."""
+        self.health.check()
+        count = size = 0
+        with self._moving:
+            for entry in self.trash.entries():
+                if entry.since >= before:
+                    break
+                with self.health.changing("emptying the trash"):
+                    self.space.move(trash=-self.trash.drop(entry.digest))
+                count += 1
+                size += entry.size
+        self.look_at_space()
+        return count, size
+
+    def set_aside(self, digest: Digest, reason: str) -> bool:
+        """Moves the copy to quarantine; False if there is none."""
+        self.health.check()
+        with self._moving:
+            return self._set_aside(digest, reason)
+
+    def _set_aside(self, digest: Digest, reason: str) -> bool:
+        path = self._paths.blob(digest)
+        size = self._files.size(path)
+        if size is None:
+            return False
+        with self.health.changing("a move to quarantine"):
+            replaced = self.quarantine.link(path, digest, size, self._trash_clock())
+            self._files.unlink(path)
+        self.space.move(used=-size, quarantine=size - replaced)
+        _log.error("blob_quarantined", digest=str(digest), size=size, reason=reason)
+        return True
