@@ -9,6 +9,8 @@ from typing import Protocol
 
 import aiohttp
 
+from holdfast.errors import Unavailable
+
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 60.0
 BACKLOG = 512
@@ -43,3 +45,45 @@ class Network(Protocol):
     ) -> Listener:
         """Serves each connection with ``factory()``; Unavailable if the address cannot be had."""
         ...
+
+
+class TcpNetwork:
+    """The operating system's TCP."""
+
+    def connector(self, *, limit_per_host: int, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(
+            limit=0,
+            limit_per_host=limit_per_host,
+            keepalive_timeout=IDLE_CONNECTION_S,
+            ttl_dns_cache=10,
+            ssl=True if tls is None else tls,
+        )
+
+    async def listen(
+        self,
+        factory: Callable[[], asyncio.Protocol],
+        host: str,
+        port: int,
+        *,
+        tls: ssl.SSLContext | None,
+        reuse_port: bool = False,
+    ) -> Listener:
+        loop = asyncio.get_running_loop()
+        try:
+            server = await loop.create_server(
+                factory, host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port or None
+            )
+        except OSError as error:
+            raise Unavailable(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        return TcpListener(server)
+
+
+class TcpListener:
+    """A listening TCP socket."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self._server = server
+        self.host, self.port = server.sockets[0].getsockname()[:2]
+
+    async def close(self) -> None:
+        self._server.close()
