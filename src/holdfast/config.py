@@ -1,0 +1,331 @@
+"""Settings: gathers the ``settings.py`` of each room from flags, environment and ``config.toml``.
+
+Flag > environment ``HOLDFAST_<NAME>`` > ``HOME/config.toml`` (one table for each room) > default. Each room owns its
+settings as a frozen dataclass; a field's name may end in its unit (``_s`` seconds, ``_bytes``), which the setting's
+name leaves out; its metadata may hold ``name``, ``help`` and ``unit``. Every value keeps where it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from holdfast.errors import BadConfig
+
+Unit: TypeAlias = Literal["s", "bytes", ""]
+T = TypeVar("T")
+
+CONFIG_BYTES_MAX = 1 << 20
+ENVIRONMENT_PREFIX = "HOLDFAST_"
+
+TABLES: dict[str, tuple[str, str]] = {
+    "client": ("holdfast.client.settings", "ClientSettings"),
+    "node": ("holdfast.node.settings", "NodeSettings"),
+    "coordinator": ("holdfast.coordinator.settings", "CoordinatorSettings"),
+}
+"""config.toml's tables, and the class whose fields each sets."""
+
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)", re.ASCII)
+_DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([KMGTP]i?)?B?", re.ASCII | re.IGNORECASE)
+_LISTEN = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):)?(\d{1,5})", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """``250ms 30s 5m 1h 7d`` as seconds; BadConfig for anything else, also for a number without a unit but 0."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        if text.strip() == "0":
+            return 0.0
+        raise BadConfig(f"{text!r} is not a duration; write it like 250ms, 30s, 5m, 1h or 7d")
+    return float(found[1]) * _DURATION_S[found[2]]
+
+
+def parse_size(text: str) -> int:
+    """``512``, ``64KiB`` (1024) or ``10GB`` (1000) as bytes; BadConfig for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise BadConfig(f"{text!r} is not a size; write it like 512, 64KiB or 10GB")
+    prefix = (found[2] or "").upper()
+    base = 1024 if prefix.endswith("I") else 1000
+    power = " KMGTP".index(prefix[0]) if prefix else 0
+    return int(float(found[1]) * base**power) if "." in found[1] else int(found[1]) * base**power
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """``HOST:PORT``, ``[::1]:PORT``, ``:PORT`` or ``PORT`` as (host, port); without a host it is loopback."""
+    found = _LISTEN.fullmatch(text.strip())
+    if found is None or int(found[2]) > 65535:
+        raise BadConfig(f"{text!r} is not an address; write it like 127.0.0.1:7420 or 0.0.0.0:7420")
+    return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
+
+
+def duration_text(seconds: float) -> str:
+    """The shortest form that ``parse_duration`` reads back."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds >= _DURATION_S[unit] and seconds % _DURATION_S[unit] == 0:
+            return f"{seconds / _DURATION_S[unit]:g}{unit}"
+    return "0s" if seconds == 0 else f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+
+
+def size_text(size: int) -> str:
+    """The shortest form that ``parse_size`` reads back."""
+    for power, prefix in ((5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{prefix}B"
+    return str(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of one room's settings. ``kind`` is its type without None; ``unit`` how its text is read."""
+
+    table: str
+    field: str
+    name: str
+    kind: Any
+    optional: bool
+    unit: Unit
+    default: Any
+    help: str
+
+    def parse(self, value: Any, where: str) -> Any:
+        """``value``, text or a TOML value, as the field's type; BadConfig names ``where``."""
+        try:
+            return self._parsed(value)
+        except BadConfig as error:
+            raise BadConfig(f"{where}: {error.detail}") from error
+
+    def _parsed(self, value: Any) -> Any:
+        if self.optional and isinstance(value, str) and value.lower() in ("", "none"):
+            return None
+        if self.unit == "s":
+            return parse_duration(value) if isinstance(value, str) else _number(value)
+        if self.unit == "bytes":
+            return parse_size(value) if isinstance(value, str) else int(_number(value))
+        if self.kind is bool:
+            return _boolean(value)
+        if self.kind is int:
+            return _integer(value)
+        if self.kind is float:
+            return _real(value)
+        if typing.get_origin(self.kind) in (tuple, list):
+            items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+            if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+                raise BadConfig("a list of words is needed")
+            return tuple(items)
+        if typing.get_origin(self.kind) is Literal:
+            if value not in typing.get_args(self.kind):
+                raise BadConfig(f"{value!r} is none of {', '.join(map(str, typing.get_args(self.kind)))}")
+            return value
+        if not isinstance(value, str):
+            raise BadConfig(f"a text is needed, not {value!r}")
+        return Path(value) if self.kind is Path else value
+
+    def text(self, value: Any) -> str:
+        """``value`` as it is written in config.toml."""
+        if value is None:
+            return "none"
+        if self.unit == "s":
+            return duration_text(value)
+        if self.unit == "bytes":
+            return size_text(value)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise BadConfig(f"a number of at least 0, or one with a unit, is needed, not {value!r}")
+    return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise BadConfig(f"{value!r} is neither true nor false")
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return int(str(value))
+    except ValueError as error:
+        raise BadConfig(f"{value!r} is not a whole number") from error
+
+
+def _real(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise BadConfig(f"{value!r} is not a number") from error
+
+
+def settings_of(table: str, kind: type[Any]) -> list[Setting]:
+    """The settings of a frozen dataclass; a field with ``metadata={"setting": False}`` is none."""
+    hints = typing.get_type_hints(kind)
+    found = []
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("setting", True) is False:
+            continue
+        parts = [part for part in _alternatives(hints[field.name]) if part is not types.NoneType]
+        unit: Unit = "s" if field.name.endswith("_s") else "bytes" if field.name.endswith("_bytes") else ""
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found.append(
+            Setting(
+                table=table,
+                field=field.name,
+                name=field.metadata.get("name") or _setting_name(field.name),
+                kind=parts[0],
+                optional=types.NoneType in _alternatives(hints[field.name]),
+                unit=field.metadata.get("unit", unit),
+                default=default,
+                help=field.metadata.get("help", ""),
+            )
+        )
+    return found
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _setting_name(field: str) -> str:
+    if field.endswith("_s"):
+        return field[:-2]
+    return field[: -len("_bytes")] if field.endswith("_bytes") else field
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A setting's value and where it came from: ``flag``, an environment variable, a file or ``default``."""
+
+    setting: Setting
+    value: Any
+    origin: str
+
+
+def default_home(environment: Mapping[str, str]) -> Path:
+    """HOLDFAST_HOME, else the place for data of the user that the system names."""
+    given = environment.get("HOLDFAST_HOME")
+    if given:
+        return Path(given)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("holdfast", appauthor=False))
+
+
+class Config:
+    """All settings of one run. Made by ``load``; never changes."""
+
+    def __init__(self, home: Path, path: Path, found: Mapping[tuple[str, str], Found]) -> None:
+        self.home = home
+        self.path = path
+        self._found = found
+
+    @classmethod
+    def load(
+        cls,
+        home: Path | None = None,
+        *,
+        flags: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Config:
+        """Reads everything. ``flags`` are by setting name, already typed, None for not given.
+
+        BadConfig for an unknown key in config.toml (naming the nearest) and for a value of the wrong kind. An unknown
+        HOLDFAST_ variable is no error: others set such names too (Kubernetes for a service called holdfast).
+        """
+        environment = os.environ if environment is None else environment
+        home = home or default_home(environment)
+        path = home / "config.toml"
+        settings = [setting for table in TABLES for setting in settings_of(table, _settings_class(table))]
+        written = _read(path)
+        _refuse_unknown(written, settings, path)
+        found = {}
+        for setting in settings:
+            variable = ENVIRONMENT_PREFIX + setting.name.upper()
+            if flags and flags.get(setting.name) is not None:
+                value, origin = flags[setting.name], "flag"
+            elif environment.get(variable):
+                value, origin = setting.parse(environment[variable], variable), f"environment {variable}"
+            elif setting.name in written.get(setting.table, {}):
+                where = f"{path}: {setting.table}.{setting.name}"
+                value, origin = setting.parse(written[setting.table][setting.name], where), str(path)
+            else:
+                value, origin = setting.default, "default"
+            found[setting.table, setting.field] = Found(setting, value, origin)
+        return cls(home, path, found)
+
+    def section(self, kind: type[T]) -> T:
+        """The settings of one room, by their class."""
+        for table in TABLES:
+            if _settings_class(table) is kind:
+                values = {row.setting.field: row.value for row in self.all() if row.setting.table == table}
+                try:
+                    return kind(**values)
+                except ValueError as error:
+                    raise BadConfig(f"[{table}]: {error}") from error
+        raise AssertionError(f"{kind.__name__} is not in TABLES")
+
+    def all(self) -> Iterable[Found]:
+        """Every setting, table by table."""
+        return self._found.values()
+
+
+def _settings_class(table: str) -> type[Any]:
+    module, name = TABLES[table]
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path}: {error}") from error
+
+
+def _refuse_unknown(written: Mapping[str, Any], settings: Iterable[Setting], path: Path) -> None:
+    known: dict[str, set[str]] = {table: set() for table in TABLES}
+    for setting in settings:
+        known[setting.table].add(setting.name)
+    for table, values in written.items():
+        if table not in known:
+            every = [*known, *(name for names in known.values() for name in names)]
+            near = _nearest(table, every)
+            raise BadConfig(f"{path}: unknown {'table' if isinstance(values, dict) else 'key'} {table!r}{near}")
+        if not isinstance(values, dict):
+            raise BadConfig(f"{path}: {table} is a table; write [{table}] and the settings below it")
+        for name in values:
+            if name not in known[table]:
+                raise BadConfig(f"{path}: unknown key {table}.{name}{_nearest(name, known[table])}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
