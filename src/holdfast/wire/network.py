@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Protocol
@@ -14,6 +15,7 @@ from holdfast.errors import Unavailable
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 60.0
 BACKLOG = 512
+DNS_CACHE_S = 10  # machines move; a longer memory would outlive their addresses
 
 
 class Listener(Protocol):
@@ -52,10 +54,10 @@ class TcpNetwork:
 
     def connector(self, *, limit_per_host: int, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
         return aiohttp.TCPConnector(
-            limit=0,
+            limit=0,  # only per host: one silent host must not use up what others need
             limit_per_host=limit_per_host,
             keepalive_timeout=IDLE_CONNECTION_S,
-            ttl_dns_cache=10,
+            ttl_dns_cache=DNS_CACHE_S,
             ssl=True if tls is None else tls,
         )
 
@@ -70,6 +72,10 @@ class TcpNetwork:
     ) -> Listener:
         loop = asyncio.get_running_loop()
         try:
+            if port == 0 and host:
+                # a name of several addresses would get another port on each: take the first
+                found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+                host = str(found[0][4][0])
             server = await loop.create_server(
                 factory, host, port, ssl=tls, backlog=BACKLOG, reuse_port=reuse_port or None
             )
@@ -86,4 +92,4 @@ class TcpListener:
         self.host, self.port = server.sockets[0].getsockname()[:2]
 
     async def close(self) -> None:
-        self._server.close()
+        self._server.close()  # not wait_closed(): from Python 3.12 on it waits for open connections too
