@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -70,15 +70,13 @@ class RemoteBody:
 
     async def __aiter__(self) -> AsyncIterator[Buffer]:
         seen = 0
-        try:
-            while seen < self.size:
+        while seen < self.size:
+            with _network_errors("reading a blob"):
                 piece = await self._response.content.read(PIECE_BYTES_MAX)
-                if not piece:
-                    break
-                seen += len(piece)
-                yield piece
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, "reading a blob") from error
+            if not piece:
+                break
+            seen += len(piece)
+            yield piece
         if seen != self.size:
             raise errors.Unavailable(f"the blob ended after {seen} of {self.size} bytes")
 
@@ -152,6 +150,8 @@ class HttpClient:
         body: bytes | None = None
         if message is not None and route.method in ("POST", "PUT"):
             body = m.encode(message)
+            if len(body) > m.JSON_BYTES_MAX:
+                raise errors.TooLarge(f"a message has at most {m.JSON_BYTES_MAX} bytes, this one {len(body)}")
         elif message is not None:
             where += "?" + urlencode(_query(message))
         elif route.method in ("POST", "PUT") and route.request is not None:
@@ -182,15 +182,13 @@ class HttpClient:
             headers["content-length"] = str(len(body))
             headers["content-type"] = "application/json"
         url, signature = self._sign(target, route.method, where, headers, grant)
-        try:
+        with _network_errors(target.url):
             async with asyncio.timeout(first_byte_s or route.first_byte_s):
                 response = await self._open().request(
                     route.method, url, data=body, headers=headers, allow_redirects=False
                 )
             async with response:
                 return await self._checked(response, target, signature)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, target.url) from error
 
     @asynccontextmanager
     async def get_blob(
@@ -202,17 +200,13 @@ class HttpClient:
             start, stop = range_
             headers["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
         url, signature = self._sign(target, "GET", f"/v1/blobs/{digest}", headers, grant)
-        try:
+        with _network_errors(target.url):
             async with asyncio.timeout(routes.BLOB_GET.first_byte_s):
                 response = await self._open().get(url, headers=headers, allow_redirects=False, timeout=_STALLING)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, target.url) from error
         async with response:
             if response.status not in (200, 206):
-                try:
+                with _network_errors(target.url):
                     await self._checked(response, target, signature)
-                except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                    raise _translated(error, target.url) from error
                 raise errors.Unavailable(f"{target.url} answered {response.status} to a blob read")
             yield _remote_body(response, range_)
 
@@ -250,7 +244,7 @@ class HttpClient:
         }
         url, signature = self._sign(target, "PUT", f"/v1/blobs/{digest}", headers, grant)
         loop = asyncio.get_running_loop()
-        try:
+        with _network_errors(target.url):
             async with asyncio.timeout(STALL_S) as deadline:
 
                 async def slices() -> AsyncIterator[Buffer]:
@@ -268,21 +262,17 @@ class HttpClient:
                 )
                 async with response:
                     data = await self._checked(response, target, signature)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, target.url) from error
         return m.decode(data, m.BlobStored).receipt
 
     async def health(self, url: str, *, timeout_s: float = STALL_S) -> m.Health:
         """What ``url`` says of itself, unsigned: only good for finding out who answers there."""
-        try:
+        with _network_errors(url):
             async with asyncio.timeout(timeout_s):
                 response = await self._open().get(
                     yarl.URL(checked_url(url) + routes.HEALTH.path, encoded=True), allow_redirects=False
                 )
                 async with response:
                     return m.decode(await _limited(response), m.Health)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, url) from error
 
     async def close(self) -> None:
         """Ends all connections. May be called twice."""
@@ -391,7 +381,14 @@ def _remote_body(response: aiohttp.ClientResponse, range_: Span | None) -> Remot
     return RemoteBody(response, size, total)
 
 
-def _translated(error: BaseException, where: str) -> errors.Unavailable:
-    if isinstance(error, TimeoutError):
-        return errors.TimedOut(f"{where}: no answer in time")
-    return errors.Unavailable(f"{where}: {str(error) or type(error).__name__}")
+@contextmanager
+def _network_errors(where: str) -> Iterator[None]:
+    """Raises trouble on the way to ``where`` as ours; our own errors pass (some are OSErrors too)."""
+    try:
+        yield
+    except errors.HoldfastError:
+        raise
+    except TimeoutError as error:
+        raise errors.TimedOut(f"{where}: no answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise errors.Unavailable(f"{where}: {str(error) or type(error).__name__}") from error

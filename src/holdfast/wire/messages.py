@@ -527,10 +527,16 @@ class InventoryEntry(Answer, frozen=True, kw_only=True, array_like=True):
 
 
 class InventoryPage(Answer, frozen=True, kw_only=True):
+    """Ascending by sequence. ``count`` and ``root`` are of the prefix asked for, else of all.
+
+    ``prefixes``: the 256 prefix roots (``inventory.Roots``), with the first page of all (``after`` 0, no prefix).
+    """
+
     entries: list[InventoryEntry]
     sequence: int
     count: int
     root: bytes
+    prefixes: bytes = b""
 
 
 class NodeOverview(Answer, frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import structlog
@@ -38,7 +37,6 @@ BODY_BYTES_PER_S_MIN = 16 << 10
 BODY_STALL_S = 30.0
 DRAIN_S = 30.0
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _COVERED = frozenset({*signing.REQUEST_HEADERS, "signature", "signature-input", "host"})
 
@@ -54,7 +52,7 @@ class Reply:
 
     message: Any = field(default_factory=m.Empty)
     status: int = 200
-    headers: Mapping[str, str] = _NOTHING
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,7 @@ class BytesReply:
     data: Buffer
     total: int
     range_: tuple[int, int] | None = None
-    headers: Mapping[str, str] = _NOTHING
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class FileReply:
     file: BinaryIO
     total: int
     range_: tuple[int, int] | None = None
-    headers: Mapping[str, str] = _NOTHING
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Handler: TypeAlias = Callable[["Call", Any], Awaitable[Any]]

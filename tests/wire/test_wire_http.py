@@ -1,0 +1,317 @@
+"""The client and the server skeleton against each other over loopback, and against what is not holdfast."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from holdfast import errors
+from holdfast.auth.identity import Identity
+from holdfast.blob import Buffer, Digest
+from holdfast.clock import SeededRandomness, SystemClock
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient, Target, checked_url
+from holdfast.wire.network import TcpNetwork
+from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, Service, parse_range
+
+NODE, CLIENT, OTHER = (Identity.generate(SeededRandomness(seed)) for seed in (1, 2, 3))
+BLOB = bytes(range(256)) * 20_000
+DIGEST = Digest.of(BLOB)
+
+
+class Shelf:
+    """Handlers that show what reached them."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.kept = b""
+        self.fail: Exception | None = None
+
+    async def has(self, call: Call, request: m.HasRequest) -> m.HasAnswer:
+        self.calls.append(call)
+        if self.fail:
+            raise self.fail
+        return m.HasAnswer(bitmap=m.bitmap([digest == DIGEST for digest in request.digests]))
+
+    async def get(self, call: Call, _: None) -> Any:
+        self.calls.append(call)
+        if Digest.parse(call.path["digest"]) != DIGEST:
+            raise errors.NotFound("no such blob")
+        range_ = parse_range(call.headers.get("range"), len(BLOB))
+        if range_ and range_[1] - range_[0] <= 1000:
+            return BytesReply(BLOB[range_[0] : range_[1]], len(BLOB), range_)
+        return FileReply(_file(), len(BLOB), range_)
+
+    async def put(self, call: Call, _: None) -> Reply:
+        self.calls.append(call)
+        if self.fail:
+            raise self.fail
+        kept = bytearray()
+        async for piece in call.body():
+            kept += piece
+        self.kept = bytes(kept)
+        return Reply(m.BlobStored(receipt=b"receipt"), status=201)
+
+    async def info(self, call: Call, _: None) -> Any:
+        raise ZeroDivisionError("a bug with a secret in it")
+
+
+def _file() -> Any:
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the service closes it
+    file.write(BLOB)
+    file.seek(0)
+    return file
+
+
+@asynccontextmanager
+async def served(
+    shelf: Shelf, *, json_bytes_max: int = m.JSON_BYTES_MAX
+) -> AsyncIterator[tuple[Service, Target, HttpClient]]:
+    network, clock = TcpNetwork(), SystemClock()
+    service = Service(
+        identity=NODE, role="node", name="n1", clock=clock, network=network, epoch=lambda: (3, 14),
+        json_bytes_max=json_bytes_max,
+    )  # fmt: skip
+    service.add(routes.HAS, shelf.has)
+    service.add(routes.BLOB_GET, shelf.get)
+    service.add(routes.BLOB_PUT, shelf.put)
+    service.add(routes.INFO, shelf.info)
+    listener = await service.start("127.0.0.1", 0)
+    client = HttpClient(identity=CLIENT, network=network, clock=clock)
+    try:
+        yield service, Target(NODE.id, f"http://127.0.0.1:{listener.port}"), client
+    finally:
+        await client.close()
+        await service.stop(1)
+
+
+async def test_a_signed_call_reaches_the_handler_and_its_answer_is_checked() -> None:
+    shelf = Shelf()
+    async with served(shelf) as (_, target, client):
+        answer = await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST, Digest.of(b"")]), grant=b"grant")
+        assert m.bits_of(answer.bitmap, 2) == [True, False]
+        assert shelf.calls[0].caller == CLIENT.id
+        assert shelf.calls[0].grant == b"grant"
+        assert client.epoch == (3, 14)
+
+
+async def test_health_needs_no_signature() -> None:
+    async with served(Shelf()) as (_, target, client):
+        health = await client.health(target.url)
+        assert (health.id, health.role, health.name, health.status) == (NODE.id, "node", "n1", "ok")
+
+
+async def test_another_id_at_the_address_is_not_believed() -> None:
+    async with served(Shelf()) as (_, target, client):
+        with pytest.raises(errors.Unavailable, match="401"):
+            await client.call(Target(OTHER.id, target.url), routes.HAS, m.HasRequest(digests=[DIGEST]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotFound("no"),
+        errors.Denied("no"),
+        errors.Conflict("no", etag="x"),
+        errors.NoSpace("no"),
+        errors.TooFewNodes("no", registered=1, needed=5),
+        errors.StorePoisoned("no"),
+    ],
+)
+async def test_errors_arrive_as_the_class_they_were(error: errors.HoldfastError) -> None:
+    shelf = Shelf()
+    shelf.fail = error
+    async with served(shelf) as (_, target, client):
+        with pytest.raises(type(error)) as caught:
+            await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]))
+        assert (caught.value.detail, caught.value.extra) == (error.detail, error.extra)
+
+
+async def test_a_bug_is_an_internal_error_without_its_text() -> None:
+    async with served(Shelf()) as (_, target, client):
+        with pytest.raises(errors.HoldfastError, match="internal error") as caught:
+            await client.call(target, routes.INFO)
+        assert "secret" not in caught.value.detail
+
+
+@pytest.mark.parametrize("range_", [None, (0, 10), (5, 999), (1000, 3_000_000), (4_000_000, None), (0, len(BLOB))])
+async def test_blobs_and_ranges_come_exactly(range_: tuple[int, int | None] | None) -> None:
+    async with served(Shelf()) as (_, target, client):
+        data = await client.read_blob(target, DIGEST, range_, size_max=len(BLOB))
+        start, stop = range_ or (0, None)
+        assert data == BLOB[start:stop]
+
+
+async def test_a_missing_blob_and_a_range_outside_are_told() -> None:
+    async with served(Shelf()) as (_, target, client):
+        with pytest.raises(errors.NotFound):
+            await client.read_blob(target, Digest.of(b"x"), None, size_max=10)
+        with pytest.raises(errors.RangeInvalid):
+            await client.read_blob(target, DIGEST, (len(BLOB), None), size_max=10)
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 3_000_000])
+async def test_bodies_of_any_size_arrive(size: int) -> None:
+    shelf = Shelf()
+    async with served(shelf) as (_, target, client):
+        data = BLOB[:size]
+        assert await client.put_blob(target, Digest.of(data), size, data) == b"receipt"
+        assert shelf.kept == data
+
+        async def source() -> AsyncIterator[Buffer]:
+            yield data[: size // 2]
+            yield data[size // 2 :]
+
+        assert await client.put_blob(target, Digest.of(data), size, source) == b"receipt"
+        assert shelf.kept == data
+
+
+async def test_a_refusal_comes_before_the_body_is_sent() -> None:
+    shelf = Shelf()
+    shelf.fail = errors.NoSpace("full")
+    sent = 0
+
+    async def source() -> AsyncIterator[Buffer]:
+        nonlocal sent
+        for _ in range(64):
+            sent += 1 << 20
+            yield bytes(1 << 20)
+
+    async with served(shelf) as (_, target, client):
+        with pytest.raises(errors.NoSpace):
+            await client.put_blob(target, DIGEST, 64 << 20, source)
+        assert sent == 0
+
+
+async def test_a_put_under_another_name_is_refused() -> None:
+    """The signed Content-Digest must be the name in the path."""
+    shelf = Shelf()
+    async with served(shelf) as (_, target, client):
+        with pytest.raises(errors.BadRequest, match="name"):
+            await client.call(
+                target,
+                routes.Route("PUT", "/v1/blobs/{digest}", m.HasRequest, m.Empty),
+                m.HasRequest(digests=[DIGEST]),
+                path={"digest": str(DIGEST)},
+            )
+        assert not shelf.calls
+
+
+async def _raw(target: Target, request: bytes) -> bytes:
+    host, _, port = target.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    try:
+        return await asyncio.wait_for(reader.read(65536), 5)
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /v1/nothing HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"PATCH /v1/health HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /v1/health?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", 400),
+        (b"POST /v1/blobs/has HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}", 401),
+        (b"POST /v1/blobs/has HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+        (b"PUT /v1/blobs/zz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 401),
+        (b"GET /v1/blobs/../info HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nHoldfast-Grant: ===\r\n\r\n", 400),
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
+    ],
+)
+async def test_malformed_requests_get_their_status(request_bytes: bytes, status: int) -> None:
+    async with served(Shelf()) as (_, target, client):
+        answer = await _raw(target, request_bytes)
+        assert answer.startswith((b"HTTP/1.1 %d " % status, b"HTTP/1.0 %d " % status)), answer[:200]
+        assert (await client.health(target.url)).status == "ok"
+
+
+async def test_an_oversized_message_is_refused_before_it_is_read() -> None:
+    async with served(Shelf(), json_bytes_max=100) as (_, target, client):
+        with pytest.raises(errors.TooLarge, match="at most 100 bytes"):
+            await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST] * 100))
+        with pytest.raises(errors.TooLarge):
+            await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST] * 20_000))
+
+
+async def test_a_server_that_is_not_holdfast_gives_no_answer() -> None:
+    """A captive portal's 200 to everything counts for nothing."""
+
+    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(portal, "127.0.0.1", 0)
+    client = HttpClient(identity=CLIENT, network=TcpNetwork(), clock=SystemClock())
+    target = Target(NODE.id, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    try:
+        with pytest.raises(errors.Unavailable, match="not signed"):
+            await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]))
+    finally:
+        await client.close()
+        server.close()
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    client = HttpClient(identity=CLIENT, network=TcpNetwork(), clock=SystemClock())
+    try:
+        with pytest.raises(errors.Unavailable):
+            await client.call(Target(NODE.id, f"http://127.0.0.1:{port}"), routes.HAS, m.HasRequest(digests=[DIGEST]))
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://Host:7430/", "http://host:7430"),
+        ("https://a.example", "https://a.example"),
+        ("http://[::1]:80", "http://[::1]:80"),
+    ],
+)
+def test_urls_have_one_form(text: str, url: str) -> None:
+    assert checked_url(text) == url
+
+
+@pytest.mark.parametrize("text", ["", "ftp://a", "http://", "http://u:p@h:1", "http://h:99999", "http://h/x", "h:1"])
+def test_other_urls_are_refused(text: str) -> None:
+    with pytest.raises(errors.BadConfig):
+        checked_url(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "expected"),
+    [
+        (None, 10, None),
+        ("bytes=0-", 10, (0, 10)),
+        ("bytes=2-4", 10, (2, 5)),
+        ("bytes=-3", 10, (7, 10)),
+        ("bytes=8-99", 10, (8, 10)),
+    ],
+)
+def test_ranges_are_read(text: str | None, total: int, expected: tuple[int, int] | None) -> None:
+    assert parse_range(text, total) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["bytes=", "bytes=-", "bytes=5-4", "bytes=10-", "bytes=0-1,3-4", "items=0-1", "-0", "bytes=-0"]
+)
+def test_other_ranges_are_refused(text: str) -> None:
+    with pytest.raises(errors.RangeInvalid):
+        parse_range(text, 10)
