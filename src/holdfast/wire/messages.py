@@ -241,7 +241,7 @@ class NodeInfo(Answer, frozen=True, kw_only=True):
     capacity: int
     free: int
     packs: int = 0
-    bytes: int = 0
+    stored: int = 0  # bytes
     last_seen: float | None = None  # seconds ago, on the coordinator's running time
 
 
@@ -460,7 +460,7 @@ class PackCounts(Answer, frozen=True, kw_only=True):
     degraded: int = 0
     lost: int = 0
     floor: int = 0  # of the degraded: at or below the floor
-    bytes: int = 0
+    stored: int = 0  # bytes, one copy of each
 
 
 class TaskCounts(Answer, frozen=True, kw_only=True):
