@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -108,11 +109,13 @@ class SlowClock:
 
     Within a run it follows the monotonic clock. Over a restart it gains what the wall clock says, at least nothing
     and at most a day, so that neither a stepped clock nor a machine found in a cupboard expires a grace period.
+    ``read`` may be called from any thread.
     """
 
     elapsed: float  # seconds, as persisted
     wall: float  # wall-clock seconds at the moment of persisting
     _anchor: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def start(self, clock: Clock) -> None:
         """Call once after loading, before ``read``."""
@@ -123,9 +126,10 @@ class SlowClock:
 
     def read(self, clock: Clock) -> float:
         """Slow seconds now; also brings ``elapsed`` and ``wall`` up to date for persisting."""
-        assert self._anchor is not None, "start() first"
-        moment = clock.monotonic()
-        self.elapsed += max(moment - self._anchor, 0.0)
-        self._anchor = moment
-        self.wall = clock.now()
-        return self.elapsed
+        with self._lock:
+            assert self._anchor is not None, "start() first"
+            moment = clock.monotonic()
+            self.elapsed += max(moment - self._anchor, 0.0)
+            self._anchor = moment
+            self.wall = clock.now()
+            return self.elapsed

@@ -1,0 +1,117 @@
+"""What a store holds, in 16 bytes: roots that two sides compare without sending lists (docs/design.md, Heartbeat).
+
+A root is the sum, modulo 2^128, of the last 16 bytes of the digests in a set; prefix roots are the same for the digests
+that begin with one byte. Sums are updated in constant time as blobs come and go, in any order.
+
+Collisions: a digest is a SHA-256, so its last 16 bytes are as good as those of any other hash of it. Two sets that
+differ by accident (a lost file, a missed message) have the same root with probability 2^-128; a prefix root says no
+less, because the byte that selects it is not among the bytes that are summed. A sum, unlike XOR, does not cancel when a
+digest is counted twice by mistake. Whoever may choose blobs can construct two sets with one sum (generalised birthday,
+far below 2^64 steps): a root therefore shows honest drift between two sides that both want to agree. It proves
+possession to nobody; receipts and audits do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from holdfast.blob import Digest
+from holdfast.errors import BadRequest
+
+ROOT_BYTES = 16
+PREFIXES = 256
+ROOTS_BYTES = ROOT_BYTES * PREFIXES
+
+_MODULUS = 1 << (8 * ROOT_BYTES)
+
+
+def _term(digest: Digest) -> int:
+    return int.from_bytes(digest[-ROOT_BYTES:], "big")
+
+
+def root_of(digests: Iterable[Digest]) -> bytes:
+    """The root of a set of digests; each must come once."""
+    return (sum(map(_term, digests)) % _MODULUS).to_bytes(ROOT_BYTES, "big")
+
+
+EMPTY_ROOT = bytes(ROOT_BYTES)
+
+
+class Roots:
+    """The summary of one set: 256 sums and counts, about 16 KiB whatever the set's size.
+
+    It does not know the set: the owner adds what was not in it and removes what was. Not safe to change from several
+    threads at once.
+    """
+
+    __slots__ = ("_counts", "_sums", "count")
+
+    def __init__(self, digests: Iterable[Digest] = ()) -> None:
+        self.count = 0
+        self._sums = [0] * PREFIXES
+        self._counts = [0] * PREFIXES
+        for digest in digests:
+            self.add(digest)
+
+    def add(self, digest: Digest) -> None:
+        """``digest`` was not in the set and is now."""
+        self._sums[digest[0]] = (self._sums[digest[0]] + _term(digest)) % _MODULUS
+        self._counts[digest[0]] += 1
+        self.count += 1
+
+    def remove(self, digest: Digest) -> None:
+        """``digest`` was in the set and is no longer."""
+        assert self._counts[digest[0]] > 0, "removed from an empty prefix"
+        self._sums[digest[0]] = (self._sums[digest[0]] - _term(digest)) % _MODULUS
+        self._counts[digest[0]] -= 1
+        self.count -= 1
+
+    @property
+    def root(self) -> bytes:
+        """16 bytes; those of an empty set are zeros."""
+        return (sum(self._sums) % _MODULUS).to_bytes(ROOT_BYTES, "big")
+
+    def prefix_root(self, prefix: int) -> bytes:
+        """The root of the digests whose first byte is ``prefix`` (0 to 255)."""
+        return self._sums[prefix].to_bytes(ROOT_BYTES, "big")
+
+    def prefix_count(self, prefix: int) -> int:
+        return self._counts[prefix]
+
+    def prefixes(self) -> bytes:
+        """All prefix roots in order, 4,096 bytes: for the other side's ``differing``."""
+        return b"".join(sum_.to_bytes(ROOT_BYTES, "big") for sum_ in self._sums)
+
+
+def differing(ours: bytes, theirs: bytes) -> list[int]:
+    """The prefixes (0 to 255, ascending) whose roots differ, of two ``Roots.prefixes``; BadRequest for any other."""
+    if len(ours) != ROOTS_BYTES or len(theirs) != ROOTS_BYTES:
+        raise BadRequest(f"prefix roots have {ROOTS_BYTES} bytes")
+    return [
+        prefix
+        for prefix in range(PREFIXES)
+        if ours[prefix * ROOT_BYTES : (prefix + 1) * ROOT_BYTES]
+        != theirs[prefix * ROOT_BYTES : (prefix + 1) * ROOT_BYTES]
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a believed set and the held set differ. Each list ascends by digest."""
+
+    missing: list[Digest]  # believed, not held
+    unknown: list[Digest]  # held, not believed
+    rewritten: list[Digest]  # in both, held with another write sequence than believed
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unknown or self.rewritten)
+
+
+def difference(believed: Mapping[Digest, int], held: Mapping[Digest, int]) -> Difference:
+    """Compares digest -> write sequence of both sides, usually of one prefix."""
+    return Difference(
+        missing=sorted(believed.keys() - held.keys()),
+        unknown=sorted(held.keys() - believed.keys()),
+        rewritten=sorted(digest for digest in believed.keys() & held.keys() if believed[digest] != held[digest]),
+    )

@@ -1,0 +1,228 @@
+"""A node as it runs: its routes, its workers, its start and its graceful end.
+
+The node owns its ledger and its service; store, pools and client are the caller's, who closes them after ``stop``.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import structlog
+
+import holdfast
+from holdfast.auth.identity import Identity
+from holdfast.clock import Clock, Randomness, SlowClock
+from holdfast.node.agent import Heart
+from holdfast.node.blobs import BlobRoutes
+from holdfast.node.keeper import Keeper
+from holdfast.node.layout import NodeDirectory
+from holdfast.node.ledger import Ledger
+from holdfast.node.membership import Membership
+from holdfast.node.permits import Permits
+from holdfast.node.reconcile import Reconciler
+from holdfast.node.settings import NodeSettings
+from holdfast.node.store import NodeStore
+from holdfast.pool import Pool
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient
+from holdfast.wire.network import Listener, Network
+from holdfast.wire.serve import DRAIN_S, Call, Service
+from holdfast.worker import Progress, Worker
+
+HEARTBEAT_RETRY_S = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Node:
+    """One node process. ``start`` and ``stop`` once each."""
+
+    def __init__(
+        self,
+        directory: NodeDirectory,
+        *,
+        store: NodeStore,
+        ledger: Ledger,
+        membership: Membership,
+        http: HttpClient,
+        network: Network,
+        settings: NodeSettings,
+        clock: Clock,
+        slow_clock: SlowClock,
+        randomness: Randomness,
+        pool: Pool,
+    ) -> None:
+        """``slow_clock`` has been started and is the store's trash clock, too.
+
+        BadConfig if ``store`` is not the one that ``directory`` remembers.
+        """
+        directory.check_store(store.id)
+        self.identity: Identity = directory.identity
+        self.id = directory.identity.id
+        self.name = directory.record.name
+        self.store = store
+        self.ledger = ledger
+        self.membership = membership
+        self.settings = settings
+        self.url = settings.advertise
+        self._directory = directory
+        self._store_id = bytes.fromhex(store.id)
+        self._clock = clock
+        self._slow_clock = slow_clock
+        self._pool = pool
+        self._http = http
+        http.set_clock_source(membership.coordinator)
+        self.service = Service(
+            identity=directory.identity,
+            role="node",
+            name=directory.record.name,
+            clock=clock,
+            network=network,
+            epoch=lambda: membership.epoch,
+            time=http.time,
+            health=self.health,
+        )
+        self.keeper = Keeper(
+            store=store, ledger=ledger, slow_time=lambda: slow_clock.read(clock), lost=self._wake_heart
+        )
+        self.heart = Heart(membership, http=http, pool=pool, facts=self.heartbeat, interval=self._set_interval)
+        self.reconciler = Reconciler(self.keeper)
+        self.permits = Permits(node=self.identity.id, store=self._store_id, membership=membership, now=http.time)
+        self._heart_worker = Worker(
+            "heartbeat",
+            self.heart.unit,
+            clock=clock,
+            randomness=randomness,
+            interval_s=membership.settings.heartbeat_interval,
+            throttle_s=HEARTBEAT_RETRY_S,
+        )
+        self._reconcile_worker = Worker(
+            "reconcile",
+            self.reconciler.unit,
+            clock=clock,
+            randomness=randomness,
+            interval_s=settings.reconcile_pause_s,
+            throttle_s=settings.reconcile_pause_s,
+        )
+        self._clock_worker = Worker(
+            "slow clock", self._save_clock, clock=clock, randomness=randomness, interval_s=settings.clock_save_s
+        )
+        self._add_routes()
+        self._stopped = False
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Everything this node does by itself."""
+        return [self._heart_worker, self._reconcile_worker, self._clock_worker]
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
+        """Serves, then tells the coordinator; Unavailable if the address cannot be had. ``port`` 0 takes a free one.
+
+        Store and ledger are compared in the background unless the last stop was clean.
+        """
+        listener = await self.service.start(host, port, tls=tls)
+        if not self.url:
+            host = f"[{listener.host}]" if ":" in listener.host else listener.host
+            self.url = f"{'https' if tls else 'http'}://{host}:{listener.port}"
+        if self.ledger.clean:
+            self.keeper.reconciled = True
+        else:
+            self._reconcile_worker.start()
+        self._clock_worker.start()
+        self._heart_worker.start()
+        _log.info("node_started", name=self._directory.record.name, url=self.url, blobs=self.ledger.roots.count)
+        return listener
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Accepts nothing new, lets what is under way finish within ``drain_s``, says goodbye, closes the ledger.
+
+        May be called twice.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        await self.service.stop(drain_s)
+        for worker in self.workers:
+            await worker.stop()
+        await self.heart.leave()
+        await self._save_clock()
+        await self._pool.run(self.membership.save)
+        await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
+
+    def health(self) -> str:
+        """``ok``, or why this node takes no blobs."""
+        return self.store.poisoned or self.ledger.broken or "ok"
+
+    def heartbeat(self) -> m.Heartbeat:
+        """What the coordinator hears of this node now."""
+        epoch, commit = self.membership.epoch
+        return m.Heartbeat(
+            store=self._store_id,
+            sequence=self.ledger.sequence,
+            count=self.ledger.roots.count,
+            root=self.ledger.roots.root,
+            free=self.store.space().available,
+            load=self.service.in_flight,
+            epoch=epoch,
+            commit=commit,
+            revocations=self.membership.revocations,
+            read_only=self.settings.read_only or self.health() != "ok",
+            url=self.url,
+        )
+
+    def overview(self) -> m.NodeOverview:
+        space = self.store.space()
+        epoch, commit = self.membership.epoch
+        return m.NodeOverview(
+            id=self.identity.id,
+            name=self._directory.record.name,
+            version=holdfast.__version__,
+            store=self._store_id,
+            state=self.heart.state or "unknown",
+            capacity=space.free + space.used if space.capacity is None else space.capacity,
+            used=space.used,
+            trash=space.trash,
+            quarantine=space.quarantine,
+            free=space.available,
+            reserve=space.reserve,
+            blobs=self.ledger.roots.count,
+            sequence=self.ledger.sequence,
+            epoch=epoch,
+            commit=commit,
+        )
+
+    def _add_routes(self) -> None:
+        blobs = BlobRoutes(
+            identity=self.identity,
+            store_id=self._store_id,
+            keeper=self.keeper,
+            permits=self.permits,
+            settings=self.settings,
+            clock=self._clock,
+            now=self._http.time,
+        )
+        self.service.add(routes.BLOB_PUT, blobs.put)
+        self.service.add(routes.BLOB_GET, blobs.get)
+        self.service.add(routes.BLOB_HEAD, blobs.head)
+        self.service.add(routes.BLOB_DELETE, blobs.delete)
+        self.service.add(routes.BLOB_VERIFY, blobs.verify)
+        self.service.add(routes.HAS, blobs.has)
+        self.service.add(routes.INVENTORY, blobs.inventory)
+        self.service.add(routes.INFO, self._info)
+
+    async def _info(self, call: Call, message: None) -> m.NodeOverview:
+        assert call.caller is not None, "this route is signed"
+        self.permits.reader(call.grant, call.caller)
+        return self.overview()
+
+    async def _save_clock(self) -> Progress:
+        self._slow_clock.read(self._clock)
+        await self._pool.run(self._directory.save_clock, self._slow_clock)
+        return Progress.IDLE
+
+    def _wake_heart(self) -> None:
+        self._heart_worker.wake()
+
+    def _set_interval(self, seconds: float) -> None:
+        self._heart_worker.interval_s = seconds

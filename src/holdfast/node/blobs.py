@@ -1,0 +1,190 @@
+"""The routes of blobs: who asks is judged first, then the keeper does it (docs/interfaces.md, Node).
+
+What a caller without a right learns: 403 before anything is looked up, if the credential is missing or wrong; 404 if a
+right credential does not reach the blob, whether or not the blob is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from holdfast.auth.documents import sign
+from holdfast.auth.grants import Receipt
+from holdfast.auth.identity import Id, Identity
+from holdfast.auth.signing import content_digest
+from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
+from holdfast.clock import Clock
+from holdfast.errors import Corrupt, NotFound, StorePoisoned, TooLarge
+from holdfast.node.keeper import Keeper
+from holdfast.node.ledger import Entry
+from holdfast.node.permits import Permits, Reader
+from holdfast.node.quota import PutBudgets, TrashPace
+from holdfast.node.settings import NodeSettings
+from holdfast.stores.protocol import Range, get_bytes
+from holdfast.wire import messages as m
+from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, parse_range
+
+MEMORY_BYTES_MAX = 64 << 10
+"""Answers up to this are read into memory; larger ones go from the file to the socket."""
+
+
+class BlobRoutes:
+    """Handlers for ``wire.serve``. ``now`` is the coordinator's time."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        store_id: bytes,
+        keeper: Keeper,
+        permits: Permits,
+        settings: NodeSettings,
+        clock: Clock,
+        now: Callable[[], float],
+    ) -> None:
+        self._identity = identity
+        self._store_id = store_id
+        self._keeper = keeper
+        self._permits = permits
+        self._settings = settings
+        self._clock = clock
+        self._now = now
+        self._budgets = PutBudgets()
+        self._pace = TrashPace()
+
+    async def put(self, call: Call, message: None) -> Reply:
+        """Keeps a pack; 201 if it is new, 200 if not, both with a receipt for a new write sequence.
+
+        The server has checked name, length and Content-Digest. Nothing of the body is read before the grant and the
+        space have been judged.
+        """
+        digest, caller, size = _digest(call), _caller(call), call.size
+        assert size is not None, "the server refuses a put without its length"
+        if size > self._settings.blob_bytes_max:
+            raise TooLarge(f"this node takes blobs of at most {self._settings.blob_bytes_max} bytes")
+        grant = self._permits.put(call.grant, caller)
+        assert call.grant is not None, "a grant was found in it"
+        if self._settings.read_only:
+            raise StorePoisoned("this node is read-only, as its operator wishes")
+        with self._budgets.reserved(call.grant, grant.budget, grant.expires, size, self._now()) as hold:
+            sequence, new = await self._keeper.put(digest, size, grant.vault, _pieces(call.body()))
+            hold.spent = new
+        receipt = Receipt(
+            node=self._identity.id,
+            store=self._store_id,
+            digest=digest,
+            size=size,
+            sequence=sequence,
+            time=int(self._now()),
+        )
+        return Reply(m.BlobStored(receipt=sign(receipt, self._identity)), 201 if new else 200)
+
+    async def get(self, call: Call, message: None) -> BytesReply | FileReply:
+        """A blob or one range of it. Small ones are hashed before they are sent, large ones checked by the reader."""
+        entry = await self._readable(call)
+        digest, size = entry.digest, entry.size
+        range_ = parse_range(call.headers.get("range"), size)
+        headers = {"repr-digest": content_digest(digest)}
+        start, stop = range_ or (0, size)
+        store = self._keeper.store
+        try:
+            if size <= MEMORY_BYTES_MAX:
+                data = await get_bytes(store, digest)
+                if Digest.of(data) != digest:
+                    raise Corrupt(f"this node's copy of {digest} is damaged")
+                return BytesReply(memoryview(data)[start:stop], size, range_, headers)
+            if stop - start <= MEMORY_BYTES_MAX:
+                return BytesReply(await get_bytes(store, digest, Range(start, stop)), size, range_, headers)
+            return FileReply((await store.open_file(digest, size)).file, size, range_, headers)
+        except NotFound:
+            await self._keeper.forget(digest)
+            raise
+        except Corrupt as error:
+            state = await self._keeper.verify(digest)
+            raise Corrupt(f"this node's copy of {digest} was {state}: ask another node", state=state) from error
+
+    async def head(self, call: Call, message: None) -> Reply:
+        """Length and digest, signed."""
+        entry = await self._readable(call)
+        return Reply(headers={"content-length": str(entry.size), "repr-digest": content_digest(entry.digest)})
+
+    async def delete(self, call: Call, message: None) -> m.Empty:
+        """To trash, by a grant for this very copy; 412 if it was put again since."""
+        digest = _digest(call)
+        grant = self._permits.delete(call.grant, _caller(call), digest)
+
+        def pace(size: int) -> None:
+            self._pace.take(size, self._keeper.ledger.held_bytes, self._clock.monotonic())
+
+        await self._keeper.delete(digest, grant.vault, grant.sequence, pace)
+        return m.Empty()
+
+    async def verify(self, call: Call, message: None) -> m.Verified:
+        """Reads the blob again; whoever may read it may ask."""
+        entry = await self._readable(call)
+        return m.Verified(state=await self._keeper.verify(entry.digest))
+
+    async def has(self, call: Call, message: m.HasRequest) -> m.HasAnswer:
+        """Which of these the caller could read here; of others' blobs it says no."""
+        reader = self._permits.reader(call.grant, _caller(call))
+        found = await self._keeper.find_all(message.digests)
+        return m.HasAnswer(bitmap=m.bitmap([_allows(reader, found.get(digest)) for digest in message.digests]))
+
+    async def inventory(self, call: Call, message: m.InventoryQuery) -> m.InventoryPage:
+        """Rows after a sequence, also of blobs that are gone; or the blobs here under one prefix.
+
+        For a prefix ``count`` and ``root`` are the prefix's. The first page of all brings the 256 prefix roots.
+        """
+        self._permits.only_coordinator(_caller(call))
+        ledger = self._keeper.ledger
+        if message.prefix is None:
+            rows = await ledger.changes(message.after, message.limit)
+            count, root = ledger.roots.count, ledger.roots.root
+        else:
+            prefix = int(message.prefix, 16)
+            rows = await ledger.prefix(prefix, message.after, message.limit)
+            count, root = ledger.roots.prefix_count(prefix), ledger.roots.prefix_root(prefix)
+        return m.InventoryPage(
+            entries=[
+                m.InventoryEntry(
+                    sequence=row.sequence, digest=row.digest, size=row.size, vault=row.vault, here=row.here
+                )
+                for row in rows
+            ],
+            sequence=ledger.sequence,
+            count=count,
+            root=root,
+            prefixes=ledger.roots.prefixes() if message.prefix is None and message.after == 0 else b"",
+        )
+
+    async def _readable(self, call: Call) -> Entry:
+        digest = _digest(call)
+        reader = self._permits.reader(call.grant, _caller(call))
+        entry = await self._keeper.find(digest)
+        if entry is None or not reader.allows(entry):
+            raise NotFound(f"{digest} is not here, or not yours to read")
+        return entry
+
+
+def _allows(reader: Reader, entry: Entry | None) -> bool:
+    return entry is not None and entry.here and reader.allows(entry)
+
+
+def _digest(call: Call) -> Digest:
+    return Digest.parse(call.path["digest"])
+
+
+def _caller(call: Call) -> Id:
+    assert call.caller is not None, "all these routes are signed"
+    return call.caller
+
+
+async def _pieces(body: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:
+    """The same bytes in buffers of at most 1 MiB, as stores take them."""
+    async for piece in body:
+        if len(piece) <= PIECE_BYTES_MAX:
+            yield piece
+            continue
+        view = memoryview(piece)
+        for start in range(0, len(view), PIECE_BYTES_MAX):
+            yield view[start : start + PIECE_BYTES_MAX]

@@ -1,0 +1,224 @@
+"""Store and ledger together: the one place where a blob comes, goes, or is looked at again.
+
+The order makes the ledger's promise: a row is written after its blob is durable and says "gone" before the blob goes.
+What happens to one digest between store and ledger happens one after another; bodies on their way in hold up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal
+
+import structlog
+
+from holdfast.auth.identity import Id
+from holdfast.blob import Buffer, Digest
+from holdfast.codec.pack import pack_vault
+from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
+from holdfast.node.ledger import Entry, Ledger
+from holdfast.node.store import NodeStore
+from holdfast.stores.disk import Verdict
+from holdfast.stores.protocol import Range, get_bytes
+
+HEADER_BYTES = 64
+VERIFIES_AT_ONCE = 2
+VERIFIES_WAITING_MAX = 64
+
+_log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """What one node keeps. Use from one event loop; any number of calls at once."""
+
+    def __init__(
+        self, *, store: NodeStore, ledger: Ledger, slow_time: Callable[[], float], lost: Callable[[], None]
+    ) -> None:
+        """``slow_time``: seconds on the slow clock. ``lost`` is called when a blob turned out missing or wrong."""
+        self.store = store
+        self.ledger = ledger
+        self._slow_time = slow_time
+        self._lost = lost
+        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._removals = 0
+        self._verifying = asyncio.Semaphore(VERIFIES_AT_ONCE)
+        self._verifies_waiting = 0
+        self.reconciled = False
+        """Whether store and ledger are known to agree; until then a blob without a row is looked for in the store."""
+
+    async def put(self, digest: Digest, size: int, vault: Id, body: AsyncIterable[Buffer]) -> tuple[int, bool]:
+        """Keeps a pack of ``vault``; (write sequence, new) once blob and row are durable.
+
+        BadRequest if its header names another vault, and nothing is kept; else what ``Store.put`` raises.
+        """
+        removals, checked = self._removals, False
+
+        async def source() -> AsyncIterator[Buffer]:
+            nonlocal checked
+            async for piece in _headed(body):
+                if not checked:
+                    _check_vault(bytes(memoryview(piece)[:HEADER_BYTES]), vault)
+                    checked = True
+                yield piece
+            if not checked:
+                raise BadRequest(f"a pack has at least {HEADER_BYTES} bytes")
+
+        stored = await self.store.put(digest, size, source())
+        if not checked:
+            await self._check_owner(digest, vault)
+        async with self._alone(digest):
+            if self._removals != removals and (await self.store.stat([digest]))[0] is None:
+                raise Unavailable("this blob was removed while it was being put; send it again")
+            sequence = await self.ledger.record(digest, size, vault)
+        return sequence, stored.new
+
+    async def find(self, digest: Digest) -> Entry | None:
+        """The row of a blob that is here, else None."""
+        entry = await self.ledger.find(digest)
+        if (entry is None or not entry.here) and not self.reconciled:
+            entry = await self.adopt(digest)
+        return entry if entry is not None and entry.here else None
+
+    async def find_all(self, digests: Sequence[Digest]) -> dict[Digest, Entry]:
+        """The rows of those that have one; before store and ledger agree, also of those that only the store has."""
+        found = await self.ledger.find_all(digests)
+        if not self.reconciled:
+            missing = [digest for digest in dict.fromkeys(digests) if digest not in found or not found[digest].here]
+            for digest, info in zip(missing, await self.store.stat(missing), strict=True):
+                if info is not None and (entry := await self.adopt(digest)) is not None:
+                    found[digest] = entry
+        return found
+
+    async def adopt(self, digest: Digest) -> Entry | None:
+        """A blob that may be in the store without a row gets one; None if the store has no such blob."""
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is not None and entry.here:
+                return entry
+            info = (await self.store.stat([digest]))[0]
+            if info is None:
+                return entry
+            try:
+                vault = await self._vault(digest, info.size)
+                # The store is asked to put what it has: it then makes sure that the name is durable, too.
+                async with self.store.get(digest) as body:
+                    await self.store.put(digest, info.size, body)
+            except NotFound:
+                return entry
+            await self.ledger.record(digest, info.size, vault, "unknown" if vault is None else "vault")
+            return await self.ledger.find(digest)
+
+    async def forget(self, digest: Digest) -> None:
+        """The ledger says here; if the store has no such blob, the row says so, too."""
+        async with self._alone(digest):
+            if (await self.store.stat([digest]))[0] is None:
+                await self._gone(digest)
+
+    async def delete(self, digest: Digest, vault: Id, sequence: int, pace: Callable[[int], None]) -> None:
+        """To trash, unless the copy is newer than ``sequence`` (Conflict). Fine if it is not here.
+
+        ``pace`` is told the size and may raise.
+        """
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is None or not entry.here or entry.vault != vault:
+                return
+            if entry.sequence > sequence:
+                raise Conflict(
+                    f"this copy was put again since the grant was made (write sequence {entry.sequence}, "
+                    f"the grant names {sequence})"
+                )
+            pace(entry.size)
+            self._removals += 1
+            await self.ledger.remove(digest, trashed=self._slow_time())
+            await self.store.delete([digest])
+
+    async def verify(self, digest: Digest) -> Literal["ok", "quarantined", "missing"]:
+        """Reads the blob again and hashes it; a wrong copy goes to quarantine and the row says it is gone."""
+        if self._verifies_waiting >= VERIFIES_WAITING_MAX:
+            raise TooManyRequests("this node re-reads enough blobs already", retry_after=5)
+        self._verifies_waiting += 1
+        try:
+            async with self._verifying, self._alone(digest):
+                try:
+                    verdict = await self.store.verify(digest)
+                except NotFound:
+                    await self._gone(digest)
+                    return "missing"
+                if verdict is Verdict.QUARANTINED:
+                    await self._gone(digest)
+                    return "quarantined"
+                await self.ledger.scrubbed(digest, self._slow_time())
+                return "ok"
+        finally:
+            self._verifies_waiting -= 1
+
+    async def _gone(self, digest: Digest) -> None:
+        self._removals += 1
+        entry = await self.ledger.remove(digest)
+        if entry is not None:
+            _log.warning("blob_lost", digest=str(digest), size=entry.size)
+        self._lost()
+
+    async def _check_owner(self, digest: Digest, vault: Id) -> None:
+        """The bytes were there already, so their header did not come by."""
+        entry = await self.ledger.find(digest)
+        if entry is not None and entry.vault is not None:
+            owner: Id | None = entry.vault
+        else:
+            info = (await self.store.stat([digest]))[0]
+            owner = await self._vault(digest, 0 if info is None else info.size)
+        if owner != vault:
+            raise BadRequest("this is no pack of the vault that the grant names")
+
+    async def _vault(self, digest: Digest, size: int) -> Id | None:
+        """Whose pack a stored blob is, None if it is no pack."""
+        if size < HEADER_BYTES:
+            return None
+        header = await get_bytes(self.store, digest, Range(0, HEADER_BYTES))
+        try:
+            return pack_vault(header)
+        except BadRequest:
+            return None
+
+    @asynccontextmanager
+    async def _alone(self, digest: Digest) -> AsyncIterator[None]:
+        """One at a time for each digest."""
+        lock, users = self._locks.get(digest, (None, 0))
+        if lock is None:
+            lock = asyncio.Lock()
+        self._locks[digest] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[digest]
+            if users == 1:
+                del self._locks[digest]
+            else:
+                self._locks[digest] = (lock, users - 1)
+
+
+def _check_vault(header: bytes, vault: Id) -> None:
+    if pack_vault(header) != vault:
+        raise BadRequest("this is no pack of the vault that the grant names")
+
+
+async def _headed(body: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
+    """The same bytes, the first piece long enough to hold a pack's header (if there are so many)."""
+    first = bytearray()
+    begun = False
+    async for piece in body:
+        if begun:
+            yield piece
+        elif not first and len(piece) >= HEADER_BYTES:
+            begun = True
+            yield piece
+        else:
+            first += piece
+            if len(first) >= HEADER_BYTES:
+                begun = True
+                yield first
+    if not begun and first:
+        yield first

@@ -1,0 +1,23 @@
+"""What an operator may set on a node (docs/interfaces.md, Settings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NODE_PORT = 7420
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """One node's settings. Sizes in bytes, durations in seconds."""
+
+    advertise: str = ""
+    """Where others reach this node, ``http://HOST:PORT``; empty: where it listens."""
+    read_only: bool = False
+    """Take no puts."""
+    blob_bytes_max: int = 64 << 20
+    """Largest blob that is taken: as large as a pack may be (``codec.pack_layout.PACK_BYTES_MAX``)."""
+    clock_save_s: float = 600.0
+    """How often the slow clock is written down."""
+    reconcile_pause_s: float = 0.01
+    """Pause between two pages while store and ledger are compared."""

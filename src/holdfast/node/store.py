@@ -1,0 +1,34 @@
+"""What a node asks of the store that it serves, beyond the five verbs: who it is, its space, and a second look."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from holdfast.blob import Digest
+from holdfast.stores.disk import Verdict
+from holdfast.stores.disk_space import StoreSpace
+from holdfast.stores.protocol import OpenFile, Store
+
+
+class NodeStore(Store, Protocol):
+    """A durable store under a node; ``stores.disk.DiskStore`` is one."""
+
+    @property
+    def id(self) -> str:
+        """32 hex digits that lie in the store itself."""
+        ...
+
+    @property
+    def poisoned(self) -> str | None:
+        """Why it only reads, None while it also writes."""
+        ...
+
+    def space(self) -> StoreSpace: ...
+
+    async def open_file(self, digest: Digest, size: int | None = None) -> OpenFile:
+        """NotFound if it is not there; with ``size``, Corrupt if the file has another one."""
+        ...
+
+    async def verify(self, digest: Digest) -> Verdict:
+        """Re-reads and hashes; what is wrong is quarantined. NotFound if it is not there."""
+        ...

@@ -1,0 +1,267 @@
+"""A real node over loopback TCP with a real disk store, and somebody who signs what a coordinator signs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.auth.certificates import ALL_RIGHTS, Certificate, Countersigned
+from holdfast.auth.documents import open_signed, sign
+from holdfast.auth.grants import Grant, Receipt
+from holdfast.auth.identity import Id, Identity
+from holdfast.blob import Digest
+from holdfast.clock import SlowClock, SystemClock, SystemRandomness
+from holdfast.codec.pack_layout import encode_header
+from holdfast.errors import StaleEpoch
+from holdfast.files import Files, OsFiles
+from holdfast.node.app import Node
+from holdfast.node.layout import NodeDirectory, init_node, open_node
+from holdfast.node.ledger import Ledger
+from holdfast.node.membership import Membership
+from holdfast.node.settings import NodeSettings
+from holdfast.pool import ThreadPool
+from holdfast.stores.disk import DiskStore
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient, Target
+from holdfast.wire.network import TcpNetwork
+from holdfast.wire.serve import Call, Service
+
+SETTINGS = m.Settings(heartbeat_interval=30.0, offline_after=3, survive=4, floor=2)
+
+
+def identity(number: int) -> Identity:
+    return Identity(bytes([number]) * 32)
+
+
+COORDINATOR = identity(1)
+VAULT = identity(2)
+DEVICE = identity(3)
+STRANGER = identity(4)
+
+
+def pack(vault: Id, size: int, seed: int = 0) -> bytes:
+    """A blob that begins as a pack of ``vault`` does."""
+    header = encode_header(1, vault)
+    filler = seed.to_bytes(8, "big") * (size // 8 + 1)
+    return header + filler[: size - len(header)]
+
+
+class Coordinator:
+    """Answers heartbeats and joins, and signs grants and certificates; nothing else."""
+
+    def __init__(self, network: TcpNetwork) -> None:
+        self.identity = COORDINATOR
+        self.epoch = (3, 100)
+        self.heartbeats: list[m.Heartbeat] = []
+        self.joins: list[m.Join] = []
+        self.revoked: list[int] | None = None
+        self.revocations = 0
+        self.answer_join: Callable[[Call, m.Join], m.Joined] | None = None
+        self.url = ""
+        self.service = Service(
+            identity=self.identity,
+            role="coordinator",
+            name="coordinator",
+            clock=SystemClock(),
+            network=network,
+            epoch=lambda: self.epoch,
+        )
+        self.service.add(routes.HEARTBEAT, self.heartbeat)
+        self.service.add(routes.JOIN, self.join)
+
+    async def start(self) -> None:
+        listener = await self.service.start("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{listener.port}"
+
+    async def heartbeat(self, call: Call, message: m.Heartbeat) -> m.HeartbeatAnswer:
+        self.heartbeats.append(message)
+        if message.epoch > self.epoch[0]:
+            raise StaleEpoch("this coordinator is an old one")
+        return m.HeartbeatAnswer(
+            state="up",
+            time=0.0,
+            settings=SETTINGS,
+            epoch=self.epoch[0],
+            commit=self.epoch[1],
+            revocations=self.revocations,
+            revoked=self.revoked,
+        )
+
+    async def join(self, call: Call, message: m.Join) -> m.Joined:
+        self.joins.append(message)
+        assert self.answer_join is not None
+        return self.answer_join(call, message)
+
+
+@dataclass
+class House:
+    """One node directory, and whoever talks to the node in it."""
+
+    path: Path
+    coordinator: Coordinator
+    network: TcpNetwork
+    pool: ThreadPool
+    files: Files = field(default_factory=OsFiles)
+    clock: SystemClock = field(default_factory=SystemClock)
+    settings: NodeSettings = field(default_factory=NodeSettings)
+    capacity: int | None = None
+    node: Node | None = None
+    _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    _clients: dict[Id, HttpClient] = field(default_factory=dict)
+    _running: contextlib.AsyncExitStack | None = None
+
+    @property
+    def directory(self) -> NodeDirectory:
+        return open_node(self.path, files=self.files)
+
+    async def make(self) -> None:
+        store_id = await DiskStore.init(self.path, files=self.files, pool=self.pool, randomness=SystemRandomness())
+        directory = init_node(
+            self.path,
+            files=self.files,
+            randomness=SystemRandomness(),
+            name="attic",
+            domain="house",
+            store_id=store_id,
+            capacity=self.capacity,
+        )
+        Membership(
+            self.path / "network.json",
+            files=self.files,
+            coordinator=COORDINATOR.id,
+            urls=[self.coordinator.url],
+            settings=SETTINGS,
+            epoch=(3, 1),
+        ).save()
+        assert directory.record.name == "attic"
+
+    async def start(self) -> Node:
+        """The node runs, like a process that was just started."""
+        directory = self.directory
+        stack = self._running = contextlib.AsyncExitStack()
+        slow_clock: SlowClock = directory.load_clock()
+        slow_clock.start(self.clock)
+        pools = [ThreadPool(4, "sync"), ThreadPool(1, "ledger"), ThreadPool(1, "ledger-read")]
+        for pool in pools:
+            stack.callback(pool.close)
+        store = await DiskStore.open(
+            self.path,
+            files=self.files,
+            pool=self.pool,
+            sync_pool=pools[0],
+            clock=self.clock,
+            expected_id=directory.record.store_id,
+            capacity_bytes=self.capacity,
+            trash_clock=lambda: slow_clock.read(self.clock),
+        )
+        stack.push_async_callback(store.close)
+        ledger = await Ledger.open(self.path, files=self.files, writer=pools[1], reader=pools[2])
+        stack.push_async_callback(ledger.close, clean=False)  # after a stop it has no effect; otherwise: a crash
+        http = HttpClient(identity=directory.identity, network=self.network, clock=self.clock)
+        stack.push_async_callback(http.close)
+        self.node = Node(
+            directory,
+            store=store,
+            ledger=ledger,
+            membership=Membership.load(self.path, files=self.files),
+            http=http,
+            network=self.network,
+            settings=self.settings,
+            clock=self.clock,
+            slow_clock=slow_clock,
+            randomness=SystemRandomness(),
+            pool=self.pool,
+        )
+        await self.node.start("127.0.0.1", 0)
+        return self.node
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        assert self.node is not None
+        assert self._running is not None
+        await self.node.stop()
+        await self._running.aclose()
+        self.node = self._running = None
+
+    async def crash(self) -> None:
+        """The process ends without a word; what was durable stays."""
+        assert self.node is not None
+        assert self._running is not None
+        for worker in self.node.workers:
+            await worker.stop()
+        await self.node.service.stop(0)
+        await self._running.aclose()
+        self.node = self._running = None
+
+    async def close(self) -> None:
+        if self.node is not None:
+            await self.crash()
+        for client in self._clients.values():
+            await client.close()
+        await self.coordinator.service.stop(1)
+        self.pool.close()
+
+    # -- talking to the node
+
+    @property
+    def running(self) -> Node:
+        assert self.node is not None, "the node does not run"
+        return self.node
+
+    @property
+    def target(self) -> Target:
+        return Target(self.running.id, self.running.url)
+
+    def client(self, who: Identity = DEVICE) -> HttpClient:
+        if who.id not in self._clients:
+            self._clients[who.id] = HttpClient(identity=who, network=self.network, clock=self.clock)
+        return self._clients[who.id]
+
+    def grant(self, kind: str = "put", *, signer: Identity = COORDINATOR, **changes: Any) -> bytes:
+        fields: dict[str, Any] = {
+            "kind": kind,
+            "node": self.directory.identity.id,
+            "store": bytes.fromhex(self.directory.record.store_id),
+            "vault": VAULT.id,
+            "subject": DEVICE.id,
+            "budget": 1 << 30 if kind == "put" else 0,
+            "epoch": 3,
+            "commit": 7,
+            "expires": int(self.clock.now()) + 600,
+        }
+        return sign(Grant(**fields | changes), signer)
+
+    def certificate(
+        self, *, vault: Identity = VAULT, countersigner: Identity = COORDINATOR, serial: int = 1, **changes: Any
+    ) -> bytes:
+        fields: dict[str, Any] = {
+            "vault": vault.id,
+            "device": DEVICE.id,
+            "rights": ALL_RIGHTS,
+            "not_after": int(self.clock.now()) + 3600,
+        }
+        inner = sign(Certificate(**fields | changes), vault)
+        return sign(Countersigned(certificate=inner, serial=serial), countersigner)
+
+    async def put(self, data: bytes, grant: bytes | None = None, who: Identity = DEVICE) -> Receipt:
+        """Puts ``data``; the receipt, checked."""
+        digest = Digest.of(data)
+        envelope = await self.client(who).put_blob(self.target, digest, len(data), data, grant=grant or self.grant())
+        receipt = open_signed(Receipt, envelope, self.running.id)
+        assert (receipt.digest, receipt.size, receipt.node) == (digest, len(data), self.running.id)
+        assert receipt.store == bytes.fromhex(self.running.store.id)
+        return receipt
+
+    async def get(self, digest: Digest, grant: bytes | None = None, who: Identity = DEVICE) -> bytes:
+        found = await self.client(who).read_blob(
+            self.target, digest, None, size_max=64 << 20, grant=grant or self.certificate()
+        )
+        return bytes(found)
+
+    def blob_path(self, digest: Digest) -> Path:
+        text = str(digest)
+        return self.path / "objects" / text[:2] / text[2:4] / text
