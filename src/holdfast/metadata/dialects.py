@@ -1,0 +1,47 @@
+"""The one file that knows which database is below: its connections, its pragmas, its insert-or-update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import StaticPool
+
+IN_LIST_MAX = 1000
+"""Values in one IN list: far below every database's limit, and few statement shapes to cache."""
+
+
+def sqlite_engine(path: Path) -> Engine:
+    """One connection for ever, used by one thread: no two connections may check-point the WAL at once.
+
+    Transactions begin as writers, so that none fails half-way for a lock.
+    """
+    engine = create_engine(
+        f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False, "isolation_level": None}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, record: Any) -> None:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -65536"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def insert_or_update(connection: Connection, table: Table, keys: Iterable[str], update: Iterable[str]) -> Insert:
+    """An insert that, where a row with the same ``keys`` is there, sets the columns ``update`` instead."""
+    columns = list(update)
+    if connection.dialect.name == "postgresql":
+        statement = postgresql.insert(table)
+        return statement.on_conflict_do_update(
+            index_elements=list(keys), set_={name: statement.excluded[name] for name in columns}
+        )
+    lite = sqlite.insert(table)
+    return lite.on_conflict_do_update(index_elements=list(keys), set_={name: lite.excluded[name] for name in columns})

@@ -1,0 +1,224 @@
+"""Queries about packs, who holds them and what keeps them. Each runs inside a transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+
+from holdfast.metadata.dialects import IN_LIST_MAX, insert_or_update
+from holdfast.metadata.tables import PackState, keep_lists, keep_packs, packs, placements, ref_history, refs
+
+T = TypeVar("T")
+
+_PACK = (
+    packs.c.number,
+    packs.c.digest,
+    packs.c.vault,
+    packs.c.size,
+    packs.c.state,
+    packs.c.target,
+    packs.c.lease_until,
+)
+
+
+def portions(values: Iterable[T]) -> Iterator[list[T]]:
+    """``values`` in lists that fit into one IN."""
+    items = list(values)
+    for start in range(0, len(items), IN_LIST_MAX):
+        yield items[start : start + IN_LIST_MAX]
+
+
+# --- packs ------------------------------------------------------------------------------------------------------------
+
+
+def packs_by_digest(connection: Connection, digests: Iterable[bytes]) -> list[Any]:
+    """Rows number, digest, vault, size, state, target, lease_until of those that are known."""
+    found: list[Any] = []
+    for some in portions(digests):
+        found += connection.execute(select(*_PACK).where(packs.c.digest.in_(some)))
+    return found
+
+
+def packs_by_number(connection: Connection, numbers: Iterable[int]) -> list[Any]:
+    found: list[Any] = []
+    for some in portions(numbers):
+        found += connection.execute(select(*_PACK).where(packs.c.number.in_(some)))
+    return found
+
+
+def places(connection: Connection, numbers: Iterable[int]) -> dict[int, dict[int, int]]:
+    """Pack -> node -> write sequence, by numbers."""
+    found: dict[int, dict[int, int]] = {}
+    columns = select(placements.c.pack, placements.c.node, placements.c.sequence)
+    for some in portions(numbers):
+        for pack, node, sequence in connection.execute(columns.where(placements.c.pack.in_(some))):
+            found.setdefault(pack, {})[node] = sequence
+    return found
+
+
+def vault_packs(connection: Connection, vault: int, after: bytes, limit: int) -> Sequence[Any]:
+    """The vault's packs that are leased, live or released, ascending by digest."""
+    return connection.execute(
+        select(*_PACK)
+        .where(packs.c.vault == vault, packs.c.digest > after, packs.c.state <= PackState.RELEASED)
+        .order_by(packs.c.digest)
+        .limit(limit)
+    ).all()
+
+
+def add_packs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[bytes, int]:
+    """Inserts new packs; their numbers by digest."""
+    if not rows:
+        return {}
+    made = connection.execute(insert(packs).returning(packs.c.digest, packs.c.number), list(rows))
+    return {row.digest: row.number for row in made}
+
+
+def change_packs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Each row: number_, state_, target_, lease_until_."""
+    changes = list(rows)
+    if changes:
+        connection.execute(
+            update(packs)
+            .where(packs.c.number == bindparam("number_"))
+            .values(state=bindparam("state_"), target=bindparam("target_"), lease_until=bindparam("lease_until_")),
+            changes,
+        )
+
+
+def place(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
+    """Each row: pack, node, sequence; a copy that is known gets the new sequence."""
+    if rows:
+        connection.execute(insert_or_update(connection, placements, ("pack", "node"), ("sequence",)), list(rows))
+
+
+def unplace(connection: Connection, pairs: Iterable[tuple[int, int]]) -> None:
+    """Forgets copies, each (pack, node)."""
+    rows = [{"pack_": pack, "node_": node} for pack, node in pairs]
+    if rows:
+        connection.execute(
+            delete(placements).where(placements.c.pack == bindparam("pack_"), placements.c.node == bindparam("node_")),
+            rows,
+        )
+
+
+# --- keep lists -------------------------------------------------------------------------------------------------------
+
+
+def keep_lists_by_digest(connection: Connection, vault: int, digests: Iterable[bytes]) -> dict[bytes, int]:
+    """Numbers of the keep lists that the vault has."""
+    found: dict[bytes, int] = {}
+    columns = select(keep_lists.c.digest, keep_lists.c.number).where(keep_lists.c.vault == vault)
+    for some in portions(digests):
+        found.update(
+            (row.digest, row.number) for row in connection.execute(columns.where(keep_lists.c.digest.in_(some)))
+        )
+    return found
+
+
+def packs_kept(connection: Connection, keeps: Iterable[int]) -> dict[int, list[int]]:
+    """Keep list -> its packs, by numbers."""
+    found: dict[int, list[int]] = {}
+    columns = select(keep_packs.c.keep, keep_packs.c.pack)
+    for some in portions(keeps):
+        for keep, pack in connection.execute(columns.where(keep_packs.c.keep.in_(some))):
+            found.setdefault(keep, []).append(pack)
+    return found
+
+
+def add_keep_lists(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, bytes], int]:
+    """Inserts rows (vault, digest); their numbers."""
+    if not rows:
+        return {}
+    columns = (keep_lists.c.vault, keep_lists.c.digest, keep_lists.c.number)
+    made = connection.execute(insert(keep_lists).returning(*columns), list(rows))
+    return {(row.vault, row.digest): row.number for row in made}
+
+
+def add_keep_packs(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
+    if rows:
+        connection.execute(insert(keep_packs), list(rows))
+
+
+def drop_unused_keep_lists(connection: Connection, keeps: Iterable[int]) -> set[int]:
+    """Of ``keeps``, deletes those that no ref and no kept version names; the packs that they kept."""
+    let_go: set[int] = set()
+    for some in portions(keeps):
+        unused = list(
+            connection.execute(
+                select(keep_lists.c.number).where(
+                    keep_lists.c.number.in_(some),
+                    ~exists().where(refs.c.keep == keep_lists.c.number),
+                    ~exists().where(ref_history.c.keep == keep_lists.c.number),
+                )
+            ).scalars()
+        )
+        if unused:
+            chosen = keep_packs.c.keep.in_(unused)
+            let_go.update(connection.execute(select(keep_packs.c.pack).where(chosen)).scalars())
+            connection.execute(delete(keep_packs).where(chosen))
+            connection.execute(delete(keep_lists).where(keep_lists.c.number.in_(unused)))
+    return let_go
+
+
+# --- the life of a pack -----------------------------------------------------------------------------------------------
+
+
+def lapsed_leases(connection: Connection, now: int, limit: int) -> list[int]:
+    """Packs whose lease ended before ``now`` (slow seconds)."""
+    found = select(packs.c.number).where(packs.c.lease_until.is_not(None), packs.c.lease_until < now).limit(limit)
+    return list(connection.execute(found).scalars())
+
+
+def end_leases(connection: Connection, numbers: Iterable[int]) -> None:
+    for some in portions(numbers):
+        connection.execute(update(packs).where(packs.c.number.in_(some)).values(lease_until=None))
+
+
+def _held() -> Any:
+    """No ref, kept version or lease may be without its packs: keep lists exist as long as one of them names them."""
+    return or_(packs.c.lease_until.is_not(None), exists().where(keep_packs.c.pack == packs.c.number))
+
+
+def release_unheld(connection: Connection, numbers: Iterable[int]) -> int:
+    """Of ``numbers``, leased and live packs that nothing holds become released; how many."""
+    released = 0
+    for some in portions(numbers):
+        released += connection.execute(
+            update(packs)
+            .where(packs.c.number.in_(some), packs.c.state.in_((PackState.LEASED, PackState.LIVE)), ~_held())
+            .values(state=PackState.RELEASED)
+        ).rowcount
+    return released
+
+
+def trash_released(connection: Connection, limit: int) -> list[Any]:
+    """Released packs become trashed, if still nothing holds them; rows number, digest, vault, size."""
+    found = connection.execute(
+        select(packs.c.number, packs.c.digest, packs.c.vault, packs.c.size)
+        .where(packs.c.state == PackState.RELEASED, packs.c.state > 2, ~_held())
+        .limit(limit)
+    ).all()
+    for some in portions(row.number for row in found):
+        connection.execute(update(packs).where(packs.c.number.in_(some)).values(state=PackState.TRASHED))
+    return list(found)
+
+
+def forget_trashed(connection: Connection, limit: int) -> int:
+    """Trashed packs of which no node has a copy any more become gone; how many."""
+    found = list(
+        connection.execute(
+            select(packs.c.number)
+            .where(
+                packs.c.state == PackState.TRASHED,
+                packs.c.state > 2,
+                ~exists().where(placements.c.pack == packs.c.number),
+            )
+            .limit(limit)
+        ).scalars()
+    )
+    for some in portions(found):
+        connection.execute(update(packs).where(packs.c.number.in_(some)).values(state=PackState.GONE))
+    return len(found)
