@@ -93,7 +93,7 @@ def test_callbacks_that_never_rest_are_reported(monkeypatch: pytest.MonkeyPatch)
         for _ in range(10_000):
             await asyncio.sleep(0)
 
-    with pytest.raises(Livelock, match="1000 turns without any time passing at 1.0"):
+    with pytest.raises(Livelock, match="1000 turns without any time passing"):
         run(main, seed=1)
 
 
