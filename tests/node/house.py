@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.auth.certificates import ALL_RIGHTS, Certificate, Countersigned
-from holdfast.auth.documents import open_signed, sign
+from holdfast.auth.documents import open_signed, sign, to_text
 from holdfast.auth.grants import Grant, Receipt
 from holdfast.auth.identity import Id, Identity
+from holdfast.auth.signing import content_digest, sign_request
 from holdfast.blob import Digest
 from holdfast.clock import SlowClock, SystemClock, SystemRandomness
 from holdfast.codec.pack_layout import encode_header
@@ -57,6 +59,7 @@ class Coordinator:
         self.identity = COORDINATOR
         self.epoch = (3, 100)
         self.heartbeats: list[m.Heartbeat] = []
+        self._beat = asyncio.Event()
         self.joins: list[m.Join] = []
         self.revoked: list[int] | None = None
         self.revocations = 0
@@ -79,6 +82,7 @@ class Coordinator:
 
     async def heartbeat(self, call: Call, message: m.Heartbeat) -> m.HeartbeatAnswer:
         self.heartbeats.append(message)
+        self._beat.set()
         if message.epoch > self.epoch[0]:
             raise StaleEpoch("this coordinator is an old one")
         return m.HeartbeatAnswer(
@@ -90,6 +94,12 @@ class Coordinator:
             revocations=self.revocations,
             revoked=self.revoked,
         )
+
+    async def heard(self, wanted: Callable[[m.Heartbeat], bool]) -> None:
+        """Returns once the last heartbeat is as ``wanted``."""
+        while not (self.heartbeats and wanted(self.heartbeats[-1])):
+            self._beat.clear()
+            await self._beat.wait()
 
     async def join(self, call: Call, message: m.Join) -> m.Joined:
         self.joins.append(message)
@@ -261,6 +271,56 @@ class House:
             self.target, digest, None, size_max=64 << 20, grant=grant or self.certificate()
         )
         return bytes(found)
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: bytes = b"",
+        grant: bytes | None = None,
+        who: Identity = DEVICE,
+        receiver: Id | None = None,
+        then: Callable[[dict[str, str]], None] | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """A signed request sent byte by byte as said; ``then`` may change its headers after signing."""
+        host = self.running.url.removeprefix("http://")
+        fields = {"host": host, "holdfast-to": str(receiver or self.running.id), **(headers or {})}
+        if grant is not None:
+            fields["holdfast-grant"] = to_text(grant)
+        fields |= sign_request(who, method, f"http://{host}{path}", fields, self.clock.now())
+        if then is not None:
+            then(fields)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(host.rpartition(":")[2]))
+        try:
+            head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            writer.write(head.encode() + b"\r\n" + body)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            lines = answer.decode().split("\r\n")
+            found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+            length = 0 if method == "HEAD" else int(found.get("content-length", 0))
+            return int(lines[0].split()[1]), found, await reader.readexactly(length)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def raw_put(self, data: bytes, **changes: Any) -> int:
+        """The status of a put of ``data``; ``changes`` as in ``raw``."""
+        digest = Digest.of(data)
+        headers = {"content-length": str(len(data)), "content-digest": content_digest(digest)}
+        path = changes.pop("path", f"/v1/blobs/{digest}")
+        headers |= changes.pop("headers", {})
+        changes.setdefault("grant", self.grant())
+        status, _, _ = await self.raw("PUT", path, headers=headers, body=changes.pop("body", data), **changes)
+        return status
+
+    def kept(self) -> list[str]:
+        """The names of all files of the store's blobs and of what is on its way in."""
+        return [
+            path.name for part in ("objects", "incoming") for path in (self.path / part).rglob("*") if path.is_file()
+        ]
 
     def blob_path(self, digest: Digest) -> Path:
         text = str(digest)

@@ -66,7 +66,10 @@ class BlobRoutes:
         assert call.grant is not None, "a grant was found in it"
         if self._settings.read_only:
             raise StorePoisoned("this node is read-only, as its operator wishes")
-        with self._budgets.reserved(call.grant, grant.budget, grant.expires, size, self._now()) as hold:
+        charged = size
+        if size > self._budgets.left(call.grant, grant.budget) and await self._keeper.holds(digest, grant.vault):
+            charged = 0  # tried again after a lost answer: nothing more is kept
+        with self._budgets.reserved(call.grant, grant.budget, grant.expires, charged, self._now()) as hold:
             sequence, new = await self._keeper.put(digest, size, grant.vault, _pieces(call.body()))
             hold.spent = new
         receipt = Receipt(

@@ -80,6 +80,11 @@ class Keeper:
             entry = await self.adopt(digest)
         return entry if entry is not None and entry.here else None
 
+    async def holds(self, digest: Digest, vault: Id) -> bool:
+        """Whether this pack of ``vault`` is here."""
+        entry = await self.find(digest)
+        return entry is not None and entry.vault == vault
+
     async def find_all(self, digests: Sequence[Digest]) -> dict[Digest, Entry]:
         """The rows of those that have one; before store and ledger agree, also of those that only the store has."""
         found = await self.ledger.find_all(digests)

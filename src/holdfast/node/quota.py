@@ -37,6 +37,11 @@ class PutBudgets:
     def __init__(self) -> None:
         self._budgets: dict[bytes, _Budget] = {}
 
+    def left(self, envelope: bytes, budget: int) -> int:
+        """Bytes that a grant of ``budget`` still allows."""
+        found = self._budgets.get(envelope)
+        return budget if found is None else found.left
+
     @contextmanager
     def reserved(self, envelope: bytes, budget: int, expires: int, size: int, now: float) -> Iterator[Hold]:
         """Holds ``size`` bytes; Denied if the grant has less left, TooManyRequests if too many grants are open."""

@@ -153,7 +153,8 @@ class HttpClient:
             if len(body) > m.JSON_BYTES_MAX:
                 raise errors.TooLarge(f"a message has at most {m.JSON_BYTES_MAX} bytes, this one {len(body)}")
         elif message is not None:
-            where += "?" + urlencode(_query(message))
+            query = urlencode(_query(message))
+            where += f"?{query}" if query else ""  # a bare "?" would be signed, but not sent
         elif route.method in ("POST", "PUT") and route.request is not None:
             raise AssertionError(f"{route.label} needs a message")
         for left in range(tries if route.idempotent else 1, 0, -1):
@@ -181,6 +182,8 @@ class HttpClient:
             headers["content-digest"] = signing.body_digest(body)
             headers["content-length"] = str(len(body))
             headers["content-type"] = "application/json"
+        elif route.method not in ("GET", "HEAD"):
+            headers["content-length"] = "0"  # as aiohttp sends it, so it is signed, too
         url, signature = self._sign(target, route.method, where, headers, grant)
         with _network_errors(target.url):
             async with asyncio.timeout(first_byte_s or route.first_byte_s):
@@ -223,6 +226,29 @@ class HttpClient:
                 data[at : at + len(piece)] = piece
                 at += len(piece)
             return data
+
+    async def head_blob(self, target: Target, digest: Digest, *, grant: bytes | None = None) -> int:
+        """A blob's size, in bytes, as the node has signed it; NotFound, Denied and the like."""
+        headers: dict[str, str] = {}
+        url, signature = self._sign(target, "HEAD", f"/v1/blobs/{digest}", headers, grant)
+        with _network_errors(target.url):
+            async with asyncio.timeout(routes.BLOB_HEAD.first_byte_s):
+                response = await self._open().head(url, headers=headers, allow_redirects=False)
+            async with response:
+                answer = {name.lower(): value for name, value in response.headers.items()}
+        try:
+            created = signing.verify_answer(response.status, answer, signature, target.id)
+        except errors.Unauthorized as error:
+            raise errors.Unavailable(
+                f"{target.url} answered {response.status}, but not as {target.id.short}: {error.detail}"
+            ) from error
+        self._learn(created, answer.get("holdfast-epoch", ""), target.id)
+        if response.status != 200:
+            raise errors.from_problem(response.status, "", f"{target.url} answered {response.status}", {})
+        length = answer.get("content-length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 19):
+            raise errors.Unavailable(f"{target.url} did not say how long {digest} is")
+        return int(length)
 
     async def put_blob(
         self,
