@@ -9,11 +9,12 @@ from pathlib import Path
 from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.files import OsFiles
-from holdfast.pool import ThreadPool
+from holdfast.pool import InlinePool, ThreadPool
 from holdfast.stores.contract import CHECKS, Harness, Peek
 from holdfast.stores.disk import DiskStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.verified import VerifiedStore
+from holdfast.testing.crash_disk import CrashDisk
 from holdfast.testing.store_suite import StoreSuite
 
 RANDOM = SeededRandomness(7)
@@ -59,6 +60,17 @@ class TestVerifiedDiskStore(StoreSuite):
     async def opened(self, tmp_path: Path) -> AsyncIterator[Harness]:
         async with disk_store(tmp_path / "store") as (store, pool):
             yield Harness(VerifiedStore(store, pool), RANDOM, peek=looker(tmp_path / "store"))
+
+
+class TestDiskStoreOnCrashDisk(StoreSuite):
+    @asynccontextmanager
+    async def opened(self, tmp_path: Path) -> AsyncIterator[Harness]:
+        disk, pool, root = CrashDisk(RANDOM), InlinePool(), Path("/store")
+        await DiskStore.init(root, files=disk, pool=pool, randomness=RANDOM)
+        store = await DiskStore.open(root, files=disk, pool=pool, clock=SystemClock())
+        yield Harness(store, RANDOM)
+        assert disk.list(root / "incoming") == []
+        await store.close()
 
 
 def test_the_list_of_checks_is_complete() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,30 +30,34 @@ class _Opened(NamedTuple):
     total: int
 
 
-def _read(files: Files, descriptor: int, name: str, start: int, stop: int) -> bytes:
-    """Exactly those bytes; Corrupt if the file ends before."""
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
     try:
-        piece = files.read(descriptor, stop - start, start)
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"{name} is not in this store") from error
     except OSError as error:
         raise Unavailable(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _read(files: Files, descriptor: int, name: str, start: int, stop: int) -> bytes:
+    """Exactly those bytes; Corrupt if the file ends before."""
+    with _readable(name):
+        piece = files.read(descriptor, stop - start, start)
     if len(piece) != stop - start:
         raise Corrupt(f"{name} ends at byte {start + len(piece)}, which was no end a moment ago")
     return piece
 
 
 def _open(files: Files, path: Path, range_: Range | None) -> _Opened:
-    missing = f"{path.name} is not in this store"
-    try:
+    with _readable(path.name):
         descriptor = files.open(path)
-    except FileNotFoundError as error:
-        raise NotFound(missing) from error
-    except OSError as error:
-        raise Unavailable(f"{path.name} cannot be opened: {error.strerror or error}") from error
     kept = False
     try:
-        total = files.size(path)
+        with _readable(path.name):
+            total = files.size(path)
         if total is None:
-            raise NotFound(missing)
+            raise NotFound(f"{path.name} is not in this store")
         start, stop = (0, total) if range_ is None else range_.within(total)
         limit = stop if stop - start <= SMALL_BYTES_MAX else min(stop, start + PIECE_BYTES_MAX)
         first = _read(files, descriptor, path.name, start, limit)
