@@ -1,0 +1,72 @@
+"""``python -m bench``: takes the figures, prints them beside limits and goals, and keeps them as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from bench.measure import GIB, MIB, Scale, parse_size, work_directory
+from bench.report import Figure, machine, table, write
+
+_PARTS = {
+    "limits": "what the machine can do: seal, hash, loopback, synced writes, the raw pipeline",
+    "transfer": "put and get through the SDK beside the raw pipeline",
+    "costs": "memory, bytes per pack in the coordinator's database, start-up",
+}
+_RESULTS = Path(__file__).parent / "results"
+_QUICK = Scale(size=16 * MIB, files=200, singles=50, repeat=1, memory_size=64 * MIB, packs=10_000)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when every goal was met, 1 when one was missed."""
+    options = _parser().parse_args(arguments)
+    scale = _scale(options)
+    started = time.time()
+    figures: list[Figure] = []
+    with work_directory(options.data) as directory:
+        facts = machine(directory)
+        for part in options.only or _PARTS:
+            print(f"{part}: {_PARTS[part]} ...", file=sys.stderr, flush=True)
+            below = directory / part
+            below.mkdir()
+            figures += importlib.import_module(f"bench.{part}").run(scale, below)
+    print(table(figures))
+    results = options.json or _RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}.json"
+    write(results, figures, facts, asdict(scale))
+    print(f"{time.time() - started:.0f} s; details in {results}", file=sys.stderr)
+    return 1 if any(figure.ok is False for figure in figures) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=sorted(_PARTS), help="these parts, not all")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: does it run at all")
+    parser.add_argument("--full", action="store_true", help="peak memory with 4 GiB instead of 1 GiB")
+    parser.add_argument("--size", type=parse_size, help="bytes of the large file [256MiB]")
+    parser.add_argument("--files", type=int, help="small files of the directory [10000]")
+    parser.add_argument("--singles", type=int, help="small puts and gets one after another [500]")
+    parser.add_argument("--memory-size", type=parse_size, help="bytes of the file for peak memory [1GiB]")
+    parser.add_argument("--packs", type=int, help="packs in the coordinator's database [100000]")
+    parser.add_argument("--repeat", type=int, help="rounds, of which the median counts [3]")
+    parser.add_argument("--data", type=Path, help="where to write, on the disk to measure [below bench/results]")
+    parser.add_argument("--json", type=Path, help="where the details go [bench/results/TIME.json]")
+    return parser
+
+
+def _scale(options: argparse.Namespace) -> Scale:
+    scale = _QUICK if options.quick else Scale()
+    if options.full:
+        scale = replace(scale, memory_size=4 * GIB)
+    names = ("size", "files", "singles", "memory_size", "packs", "repeat")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if any(value < 1 for value in given.values()):
+        raise SystemExit("sizes and counts are at least 1")
+    return replace(scale, **given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
