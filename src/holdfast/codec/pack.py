@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from blake3 import blake3
 
 from holdfast.auth.identity import Id, Identity
@@ -103,8 +105,8 @@ class PackBuilder:
             + SEAL_OVERHEAD
             + TRAILER_BYTES
         )
-        self._buffer = bytearray(padded_size(largest))
-        self._view = memoryview(self._buffer)
+        # Anonymous memory, because its pages come into being when they are written; a bytearray would touch them all.
+        self._view = memoryview(mmap.mmap(-1, padded_size(largest), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._header = encode_header(keys.generation, vault)
         self._view[:HEADER_BYTES] = self._header
         self.entries: list[IndexEntry] = []

@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from holdfast.blob import Digest
-from holdfast.codec.keys import GenerationKeys
+from holdfast.codec.keys import GENERATION_MAX, GenerationKeys
 from holdfast.codec.pack_layout import HEADER_BYTES, PACK_BYTES_MAX
 from holdfast.codec.sealer import (
     CHECK_BYTES,
@@ -25,7 +25,7 @@ from holdfast.codec.sealer import (
     SALT_BYTES,
     SEAL_OVERHEAD,
 )
-from holdfast.errors import Corrupt, RangeInvalid, TooLarge
+from holdfast.errors import BadRequest, Corrupt, RangeInvalid, TooLarge
 
 RECIPE_BYTES = 4 << 20
 """A longer recipe becomes a list of recipe chunks, each at most this long."""
@@ -130,7 +130,7 @@ def encode_parts(recipe: Recipe) -> list[bytes]:
     _check_chunks(recipe, recipe.entries)
     _check_places(recipe.packs, recipe.entries)
     if any(entry.pack == 0 for entry in recipe.entries):
-        raise Corrupt("a part of a recipe names its own pack")
+        raise BadRequest("flush the packer first: the parts of a recipe name all packs by digest")
     parts = []
     for start in range(0, len(recipe.entries), PART_ENTRIES_MAX):
         entries = recipe.entries[start : start + PART_ENTRIES_MAX]
@@ -293,6 +293,8 @@ def _check_chunks(recipe: Recipe, entries: Sequence[RecipeEntry]) -> None:
 def _check_sizes(recipe: Recipe | RecipeList) -> None:
     if not 0 <= recipe.size <= FILE_BYTES_MAX or not 1 <= recipe.chunk_bytes <= CHUNK_BYTES_MAX:
         raise Corrupt("a recipe has an impossible size")
+    if not 0 <= recipe.generation <= GENERATION_MAX:
+        raise Corrupt("a recipe has an impossible generation")
     if len(recipe.content_id) != CHUNK_ID_BYTES or (recipe.salt is not None and len(recipe.salt) != SALT_BYTES):
         raise Corrupt("a recipe has an id or salt of another length")
 
@@ -318,7 +320,7 @@ def _check_places(packs: Sequence[Digest], entries: Sequence[RecipeEntry], *, al
     places: dict[tuple[int, int], RecipeEntry] = {}
     for entry in entries:
         id_, pack, offset, length, check = entry
-        if pack > len(packs) or offset < HEADER_BYTES + CHUNK_ID_BYTES or offset + length > PACK_BYTES_MAX:
+        if not 0 <= pack <= len(packs) or offset < HEADER_BYTES + CHUNK_ID_BYTES or offset + length > PACK_BYTES_MAX:
             raise Corrupt("a recipe places a chunk outside of its packs")
         if len(id_) != CHUNK_ID_BYTES or len(check) != CHECK_BYTES:
             raise Corrupt("a recipe has a chunk id or check of another length")

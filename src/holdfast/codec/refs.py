@@ -9,108 +9,78 @@ be rebuilt byte for byte from the pack that carries it.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import hmac
 import itertools
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from holdfast.auth.documents import canonical, uncanonical
-from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
 from holdfast.codec import paths
 from holdfast.codec.keys import VaultKeys, expand
-from holdfast.codec.pack_layout import HEADER_BYTES, PACK_BYTES_MAX
-from holdfast.codec.sealer import CHUNK_BYTES_MAX, CHUNK_ID_BYTES, SEAL_OVERHEAD, SUITE
+from holdfast.codec.ref_fields import (
+    CLEAR_BYTES,
+    META_BYTES_MAX,
+    TARGET_BYTES_MAX,
+    VERSION,
+    Attributes,
+    RecipePlace,
+    RefClear,
+    RefKind,
+    RefSealed,
+    check,
+    decode_clear,
+    encode_clear,
+    sealed_from,
+    sealed_value,
+)
+from holdfast.codec.sealer import SEAL_OVERHEAD
 from holdfast.errors import BadRequest, Corrupt, TooLarge
 
+__all__ = [
+    "CLEAR_BYTES",
+    "KEEP_PACKS_MAX",
+    "META_BYTES_MAX",
+    "NONCE_BYTES",
+    "RECORD_BYTES_MAX",
+    "REF_CHUNK_BYTES_MAX",
+    "TARGET_BYTES_MAX",
+    "Attributes",
+    "ParsedRecord",
+    "RecipePlace",
+    "Ref",
+    "RefChunk",
+    "RefClear",
+    "RefKind",
+    "RefSealed",
+    "decode_ref_chunk",
+    "encode_record",
+    "encode_ref_chunk",
+    "etag",
+    "keep_for",
+    "keep_list",
+    "open_record",
+    "parse_keep_list",
+    "parse_record",
+    "rebuild_record",
+    "tags",
+]
+
 NONCE_BYTES = 16
-CLEAR_BYTES = 188
 SEALED_STEP_BYTES = 64
 SEALED_BYTES_MAX = 24 << 10
 RECORD_BYTES_MAX = CLEAR_BYTES + DIGEST_BYTES + NONCE_BYTES + SEALED_BYTES_MAX + SEAL_OVERHEAD
-META_BYTES_MAX = 8 << 10
-TARGET_BYTES_MAX = 4095
+REF_CHUNK_BYTES_MAX = SEALED_BYTES_MAX  # a chunk holds more than the fields that its record seals
 KEEP_PACKS_MAX = 1 << 20
 
-VERSION = 1
-_MAGIC = b"HFREFR\r\n"
-_CLEAR = struct.Struct(">8sHBBI32s32s32sBBHQ32s32s")
-_PREVIOUS = 1
-_NO_PREVIOUS = bytes(DIGEST_BYTES)
 _LABEL = b"holdfast/1/ref"
 _GCM_NONCE = bytes(12)
 _CHUNK_LABEL = "holdfast/ref"
-_U63 = (1 << 63) - 1
-
-assert _CLEAR.size == CLEAR_BYTES
-
-
-class RefKind(enum.IntEnum):
-    """What a name stands for. A tombstone says that it was deleted; its versions go on counting."""
-
-    FILE = 1
-    DIRECTORY = 2
-    LINK = 3
-    TOMBSTONE = 4
-
-
-class RefClear(msgspec.Struct, frozen=True):
-    """What the coordinator sees of a ref. ``previous``: the etag of the version before, None if there was none."""
-
-    vault: Id
-    generation: int
-    name_tag: bytes
-    parent_tag: bytes
-    kind: RefKind
-    survive: int
-    version: int
-    previous: Digest | None
-    author: Id
-
-
-class Attributes(msgspec.Struct, frozen=True):
-    """Of a file, directory or link. ``size`` in bytes; ``mtime_ns`` since 1970; ``mode``: permission bits; ``target``:
-    where a link points; ``meta``: the user's own; ``extra``: those a newer version wrote, kept as they are."""
-
-    size: int = 0
-    mtime_ns: int = 0
-    mode: int = 0
-    target: str | None = None
-    meta: Mapping[str, str] = {}
-    extra: Mapping[str, Any] = {}
-
-
-class RecipePlace(NamedTuple):
-    """Where a recipe chunk lies; ``pack`` None: in the pack that carries the ref chunk. ``offset`` and ``length`` are
-    those of the sealed bytes."""
-
-    pack: Digest | None
-    offset: int
-    length: int
-    id: bytes
-
-
-class RefSealed(msgspec.Struct, frozen=True):
-    """What only the vault's owner sees. ``recipe`` only for files; ``run_start``: the first byte of the file's last run
-    in the recipe's pack, so that [run_start, recipe.offset + recipe.length) brings a small file in one read."""
-
-    path: str
-    attributes: Attributes
-    recipe: RecipePlace | None = None
-    run_start: int = 0
-
-    def in_pack(self, pack: Digest) -> RefSealed:
-        """The same, with ``pack`` named where it was "this pack": as records hold it."""
-        if self.recipe is None or self.recipe.pack is not None:
-            return self
-        return msgspec.structs.replace(self, recipe=self.recipe._replace(pack=pack))
 
 
 class ParsedRecord(msgspec.Struct, frozen=True):
@@ -165,11 +135,11 @@ def encode_record(keys: VaultKeys, nonce16: bytes, clear: RefClear, sealed: RefS
 
     BadRequest for fields that make no sense together, TooLarge above the limits.
     """
-    _check(clear, sealed, whole=True)
+    check(clear, sealed, whole=True)
     if (clear.name_tag, clear.parent_tag) != tags(keys, sealed.path) or clear.vault != keys.vault:
         raise BadRequest("a ref's tags are not those of its path")
-    head = _encode_clear(clear) + keep
-    plaintext = _padded(canonical(_sealed_value(sealed)))
+    head = encode_clear(clear) + keep
+    plaintext = _padded(canonical(sealed_value(sealed)))
     return head + nonce16 + AESGCM(_key(keys, clear.generation, nonce16)).encrypt(_GCM_NONCE, plaintext, head)
 
 
@@ -183,7 +153,7 @@ def parse_record(record: bytes) -> ParsedRecord:
     least = CLEAR_BYTES + DIGEST_BYTES + NONCE_BYTES + SEALED_STEP_BYTES + SEAL_OVERHEAD
     if not least <= len(record) <= RECORD_BYTES_MAX or (len(record) - least) % SEALED_STEP_BYTES:
         raise BadRequest(f"{len(record)} bytes is no length of a ref record")
-    clear = _decode_clear(record[:CLEAR_BYTES])
+    clear = decode_clear(record[:CLEAR_BYTES])
     keep_end = CLEAR_BYTES + DIGEST_BYTES
     nonce_end = keep_end + NONCE_BYTES
     return ParsedRecord(clear, Digest(record[CLEAR_BYTES:keep_end]), record[keep_end:nonce_end], record[nonce_end:])
@@ -225,14 +195,19 @@ def tags(keys: VaultKeys, path: str) -> tuple[bytes, bytes]:
 
 def encode_ref_chunk(nonce16: bytes, clear: RefClear, sealed: RefSealed) -> bytes:
     """The plaintext of the ref chunk. A recipe in the same pack has pack None."""
-    _check(clear, sealed, whole=False)
+    check(clear, sealed, whole=False)
     if len(nonce16) != NONCE_BYTES:
         raise BadRequest(f"a ref's nonce has {NONCE_BYTES} bytes")
-    return canonical([_CHUNK_LABEL, VERSION, nonce16, _encode_clear(clear), _sealed_value(sealed)])
+    data = canonical([_CHUNK_LABEL, VERSION, nonce16, encode_clear(clear), sealed_value(sealed)])
+    if len(data) > REF_CHUNK_BYTES_MAX:
+        raise TooLarge(f"path and attributes of a name take more than {REF_CHUNK_BYTES_MAX} bytes")
+    return data
 
 
 def decode_ref_chunk(data: bytes) -> RefChunk:
     """What ``encode_ref_chunk`` was given; Corrupt for any other bytes."""
+    if len(data) > REF_CHUNK_BYTES_MAX:
+        raise Corrupt("a ref chunk is too long")
     try:
         value = uncanonical(data, "a ref chunk")
         if not (isinstance(value, list) and len(value) == 5 and value[:2] == [_CHUNK_LABEL, VERSION]):
@@ -240,9 +215,9 @@ def decode_ref_chunk(data: bytes) -> RefChunk:
         _, _, nonce, clear_bytes, sealed_value = value
         if not (isinstance(nonce, bytes) and len(nonce) == NONCE_BYTES and isinstance(clear_bytes, bytes)):
             raise Corrupt("a ref chunk has fields of another type")
-        clear = _decode_clear(clear_bytes)
-        sealed = _sealed_from(sealed_value)
-        _check(clear, sealed, whole=False)
+        clear = decode_clear(clear_bytes)
+        sealed = sealed_from(sealed_value)
+        check(clear, sealed, whole=False)
     except BadRequest as error:
         raise Corrupt(error.detail) from error
     return RefChunk(nonce, clear, sealed)
@@ -268,61 +243,13 @@ def keep_for(pack: Digest, sealed: RefSealed, recipe_packs: Sequence[Digest] = (
     return keep_list([pack, *recipe, *recipe_packs])
 
 
-# --- fields -----------------------------------------------------------------------------------------------------------
+# --- sealing ---------------------------------------------------------------------------------------------------------
 
 
 def _key(keys: VaultKeys, generation: int, nonce16: bytes) -> bytes:
     if len(nonce16) != NONCE_BYTES:
         raise BadRequest(f"a ref's nonce has {NONCE_BYTES} bytes")
     return expand(keys.generation(generation).meta, _LABEL + nonce16)
-
-
-def _encode_clear(clear: RefClear) -> bytes:
-    return _CLEAR.pack(
-        _MAGIC,
-        VERSION,
-        SUITE,
-        clear.kind,
-        clear.generation,
-        clear.vault,
-        clear.name_tag,
-        clear.parent_tag,
-        clear.survive,
-        0 if clear.previous is None else _PREVIOUS,
-        0,
-        clear.version,
-        _NO_PREVIOUS if clear.previous is None else clear.previous,
-        clear.author,
-    )
-
-
-def _decode_clear(data: bytes) -> RefClear:
-    if len(data) != CLEAR_BYTES:
-        raise BadRequest("the clear fields of a ref have another length")
-    fields = _CLEAR.unpack(data)
-    magic, version_, suite, kind, generation, vault, name, parent, survive, flags, zero, version, previous, author = (
-        fields
-    )
-    if (magic, version_, suite) != (_MAGIC, VERSION, SUITE):
-        raise BadRequest("no ref record, or one of another version")
-    if kind not in _KINDS or flags & ~_PREVIOUS or zero or (not flags and previous != _NO_PREVIOUS):
-        raise BadRequest("a ref record has a field that this version does not know")
-    if not 1 <= version <= _U63 or (flags and version == 1):
-        raise BadRequest("a ref record has an impossible version")
-    return RefClear(
-        Id(vault),
-        generation,
-        name,
-        parent,
-        _KINDS[kind],
-        survive,
-        version,
-        Digest(previous) if flags else None,
-        Id(author),
-    )
-
-
-_KINDS = {int(kind): kind for kind in RefKind}
 
 
 def _padded(data: bytes) -> bytes:
@@ -342,132 +269,16 @@ def _unpadded(plaintext: bytes) -> bytes:
     return data
 
 
-def _sealed_value(sealed: RefSealed) -> list[Any]:
-    found = sealed.attributes
-    attributes: dict[str, Any] = {"size": found.size, "mode": found.mode, "mtime": found.mtime_ns}
-    if found.target is not None:
-        attributes["target"] = found.target
-    if found.meta:
-        attributes["meta"] = found.meta
-    if found.extra:
-        attributes |= found.extra
-    recipe = None
-    if sealed.recipe is not None:
-        pack, offset, length, id_ = sealed.recipe
-        recipe = [None if pack is None else bytes(pack), offset, length, id_]
-    return [sealed.path, attributes, recipe, sealed.run_start]
-
-
 def _read_sealed(data: bytes) -> RefSealed:
     try:
-        return _sealed_from(uncanonical(data, "a ref's sealed fields"))
+        return sealed_from(uncanonical(data, "a ref's sealed fields"))
     except BadRequest as error:
         raise Corrupt(error.detail) from error
 
 
-def _sealed_from(value: Any) -> RefSealed:
-    if not (isinstance(value, list) and len(value) == 4):
-        raise Corrupt("a ref's sealed fields have another form")
-    path, found, recipe, run_start = value
-    if not (isinstance(path, str) and isinstance(found, dict) and all(isinstance(name, str) for name in found)):
-        raise Corrupt("a ref's sealed fields have another type")
-    place = None
-    if recipe is not None:
-        if not (isinstance(recipe, list) and len(recipe) == 4):
-            raise Corrupt("a ref's recipe has another form")
-        pack, offset, length, id_ = recipe
-        if not (isinstance(id_, bytes) and (pack is None or isinstance(pack, bytes))):
-            raise Corrupt("a ref's recipe has another type")
-        place = RecipePlace(None if pack is None else Digest(pack), offset, length, id_)
-    if "meta" in found and not found["meta"]:
-        raise Corrupt("a ref's attributes are not in their one form")
-    if "target" in found and found["target"] is None:
-        raise Corrupt("a ref's attributes are not in their one form")
-    try:
-        attributes = Attributes(
-            found.pop("size"),
-            found.pop("mtime"),
-            found.pop("mode"),
-            found.pop("target", None),
-            found.pop("meta", {}),
-            found,
-        )
-    except KeyError as error:
-        raise Corrupt(f"a ref lacks the attribute {error}") from error
-    return RefSealed(path, attributes, place, run_start)
-
-
-def _check(clear: RefClear, sealed: RefSealed, *, whole: bool) -> None:
-    """BadRequest unless the fields are in bounds and go together; ``whole``: the recipe's pack must be named."""
-    if not 1 <= clear.version <= _U63 or (clear.previous is not None and clear.version == 1):
-        raise BadRequest(f"a ref's versions begin at 1, and the first has no previous one (version {clear.version})")
-    if not 0 <= clear.survive <= 255:
-        raise BadRequest(f"survive is a number from 0 to 255, not {clear.survive}")
-    if paths.normalise(sealed.path) != sealed.path:
-        raise BadRequest("a ref's path is not in its one form (NFC)")
-    _check_attributes(clear.kind, sealed.attributes)
-    recipe = sealed.recipe
-    if (recipe is not None) != (clear.kind is RefKind.FILE):
-        raise BadRequest("files have a recipe, and nothing else has")
-    if recipe is None:
-        if sealed.run_start != 0 or type(sealed.run_start) is not int:
-            raise BadRequest("a ref without a recipe has no run")
-        return
-    if whole and recipe.pack is None:
-        raise BadRequest("a record names the recipe's pack")
-    if not all(type(number) is int for number in (recipe.offset, recipe.length, sealed.run_start)):
-        raise BadRequest("a ref's recipe has another type")
-    if (
-        len(recipe.id) != CHUNK_ID_BYTES
-        or not SEAL_OVERHEAD < recipe.length <= CHUNK_BYTES_MAX + SEAL_OVERHEAD
-        or not HEADER_BYTES + CHUNK_ID_BYTES <= recipe.offset <= PACK_BYTES_MAX - recipe.length
-        or not HEADER_BYTES <= sealed.run_start <= recipe.offset
-    ):
-        raise BadRequest("a ref places its recipe outside of a pack")
-
-
-def _check_attributes(kind: RefKind, found: Attributes) -> None:
-    numbers = (found.size, found.mtime_ns, found.mode)
-    if not all(type(number) is int for number in numbers):
-        raise BadRequest("a ref's size, time or mode is no number")
-    if not (0 <= found.size <= _U63 and -_U63 <= found.mtime_ns <= _U63 and 0 <= found.mode <= 0o7777):
-        raise BadRequest("a ref's size, time or mode is out of bounds")
-    if (found.target is not None) != (kind is RefKind.LINK):
-        raise BadRequest("links have a target, and nothing else has")
-    if found.target is not None:
-        _check_target(found.target)
-    if found.meta:
-        if not isinstance(found.meta, dict) or not all(
-            isinstance(text, str) for pair in found.meta.items() for text in pair
-        ):
-            raise BadRequest("user metadata are pairs of texts")
-        try:
-            size = sum(len(text.encode("utf-8")) for pair in found.meta.items() for text in pair)
-        except UnicodeEncodeError as error:
-            raise BadRequest("user metadata must be UTF-8") from error
-        if size > META_BYTES_MAX:
-            raise TooLarge(f"user metadata take {size} bytes; the limit is {META_BYTES_MAX}")
-    elif not isinstance(found.meta, Mapping):
-        raise BadRequest("user metadata are pairs of texts")
-    if found.extra and not _KNOWN.isdisjoint(found.extra):
-        raise BadRequest("an extra attribute has the name of a known one")
-
-
-_KNOWN = frozenset({"size", "mode", "mtime", "target", "meta"})
-
-
-def _check_target(target: object) -> None:
-    try:
-        if isinstance(target, str) and 0 < len(target.encode("utf-8")) <= TARGET_BYTES_MAX and "\0" not in target:
-            return
-    except UnicodeEncodeError:
-        pass
-    raise BadRequest(f"a link's target is 1 to {TARGET_BYTES_MAX} bytes of UTF-8")
-
-
 def _corrupt_unless_right(keys: VaultKeys, clear: RefClear, sealed: RefSealed, *, whole: bool) -> None:
     try:
-        _check(clear, sealed, whole=whole)
+        check(clear, sealed, whole=whole)
     except BadRequest as error:
         raise Corrupt(error.detail) from error
     if clear.vault != keys.vault:
