@@ -1,14 +1,19 @@
 """Settings: gathers the ``settings.py`` of each room from flags, environment and ``config.toml``.
 
 Flag > environment ``HOLDFAST_<NAME>`` > ``HOME/config.toml`` (one table for each room) > default. Each room owns its
-settings as a frozen dataclass; a field's name may end in its unit (``_s`` seconds, ``_bytes``), which the setting's
-name leaves out; its metadata may hold ``name``, ``help`` and ``unit``. Every value keeps where it came from.
+settings as a frozen dataclass: a ``float`` is a duration in seconds, ``bytes`` in a field's name makes it a size, and
+the docstring below a field or the comment behind it is its help. The setting's name leaves a unit ``s`` out and says
+``size`` for ``bytes``. Every value keeps where it came from.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import inspect
+import itertools
+import json
 import os
 import re
 import tomllib
@@ -27,6 +32,10 @@ T = TypeVar("T")
 
 CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "HOLDFAST_"
+OTHER_VARIABLES = frozenset(
+    ENVIRONMENT_PREFIX + name for name in ("HOME", "COORDINATOR", "PASSPHRASE", "NEW_PASSPHRASE")
+)
+"""Variables that are read elsewhere and are no settings."""
 
 TABLES: dict[str, tuple[str, str]] = {
     "client": ("holdfast.client.settings", "ClientSettings"),
@@ -35,9 +44,16 @@ TABLES: dict[str, tuple[str, str]] = {
 }
 """config.toml's tables, and the class whose fields each sets."""
 
+
+RENAMED = {
+    ("client", "coordinator_s"): "coordinator_timeout",  # HOLDFAST_COORDINATOR is an address
+    ("client", "progress_s"): "progress_timeout",
+}
+"""Settings whose name is not their field's without the unit."""
+
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(ms|s|m|h|d)", re.ASCII)
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,6})?)\s*([KMGTP]i?)?B?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,6})?)\s*([KMGTP]i?)?B?", re.ASCII | re.IGNORECASE)
 _LISTEN = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):)?(\d{1,5})", re.ASCII)
 
 
@@ -75,7 +91,8 @@ def duration_text(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds >= _DURATION_S[unit] and seconds % _DURATION_S[unit] == 0:
             return f"{seconds / _DURATION_S[unit]:g}{unit}"
-    return "0s" if seconds == 0 else f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+    number, unit = (seconds * 1000, "ms") if 0 < seconds < 1 else (seconds, "s")
+    return f"{number:.6f}".rstrip("0").rstrip(".") + unit
 
 
 def size_text(size: int) -> str:
@@ -97,7 +114,6 @@ class Setting:
     optional: bool
     unit: Unit
     default: Any
-    help: str
 
     def parse(self, value: Any, where: str) -> Any:
         """``value``, text or a TOML value, as the field's type; BadConfig names ``where``."""
@@ -117,8 +133,6 @@ class Setting:
             return _boolean(value)
         if self.kind is int:
             return _integer(value)
-        if self.kind is float:
-            return _real(value)
         if typing.get_origin(self.kind) in (tuple, list):
             items = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
             if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -132,17 +146,17 @@ class Setting:
             raise BadConfig(f"a text is needed, not {value!r}")
         return Path(value) if self.kind is Path else value
 
-    def text(self, value: Any) -> str:
+    def toml(self, value: Any) -> str:
         """``value`` as it is written in config.toml."""
-        if value is None:
-            return "none"
-        if self.unit == "s":
-            return duration_text(value)
-        if self.unit == "bytes":
-            return size_text(value)
         if isinstance(value, bool):
             return "true" if value else "false"
-        return ",".join(value) if isinstance(value, tuple) else str(value)
+        if isinstance(value, tuple):
+            return json.dumps(list(value), ensure_ascii=False)
+        if value is None:
+            return '"none"'
+        if self.unit:
+            return f'"{duration_text(value) if self.unit == "s" else size_text(value)}"'
+        return str(value) if isinstance(value, int | float) else json.dumps(str(value), ensure_ascii=False)
 
 
 def _number(value: Any) -> float:
@@ -169,22 +183,13 @@ def _integer(value: Any) -> int:
         raise BadConfig(f"{value!r} is not a whole number") from error
 
 
-def _real(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise BadConfig(f"{value!r} is not a number") from error
-
-
 def settings_of(table: str, kind: type[Any]) -> list[Setting]:
-    """The settings of a frozen dataclass; a field with ``metadata={"setting": False}`` is none."""
+    """The settings of a frozen dataclass."""
     hints = typing.get_type_hints(kind)
     found = []
     for field in dataclasses.fields(kind):
-        if field.metadata.get("setting", True) is False:
-            continue
         parts = [part for part in _alternatives(hints[field.name]) if part is not types.NoneType]
-        unit: Unit = "s" if field.name.endswith("_s") else "bytes" if field.name.endswith("_bytes") else ""
+        words = field.name.split("_")
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -192,25 +197,35 @@ def settings_of(table: str, kind: type[Any]) -> list[Setting]:
             Setting(
                 table=table,
                 field=field.name,
-                name=field.metadata.get("name") or _setting_name(field.name),
+                name=RENAMED.get((table, field.name))
+                or "_".join("size" if word == "bytes" else word for word in words if word != "s"),
                 kind=parts[0],
                 optional=types.NoneType in _alternatives(hints[field.name]),
-                unit=field.metadata.get("unit", unit),
+                unit="s" if parts[0] is float else "bytes" if "bytes" in words else "",
                 default=default,
-                help=field.metadata.get("help", ""),
             )
         )
     return found
 
 
+def help_of(table: str) -> dict[str, str]:
+    """The docstring below each field of a table's class, or the comment behind it; for people only."""
+    source = inspect.getsource(_settings_class(table))
+    lines = source.splitlines()
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    found = {}
+    for field, below in itertools.zip_longest(body, body[1:]):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        text = lines[field.lineno - 1].partition("  # ")[2]
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            text = str(below.value.value)
+        found[field.target.id] = " ".join(text.split())
+    return found
+
+
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-
-
-def _setting_name(field: str) -> str:
-    if field.endswith("_s"):
-        return field[:-2]
-    return field[: -len("_bytes")] if field.endswith("_bytes") else field
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +250,17 @@ def default_home(environment: Mapping[str, str]) -> Path:
 class Config:
     """All settings of one run. Made by ``load``; never changes."""
 
-    def __init__(self, home: Path, path: Path, found: Mapping[tuple[str, str], Found]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        path: Path,
+        found: Mapping[tuple[str, str], Found],
+        unknown_variables: list[tuple[str, str]],
+    ) -> None:
         self.home = home
         self.path = path
+        self.unknown_variables = unknown_variables
+        """HOLDFAST_ variables that set nothing, each with a hint at the nearest."""
         self._found = found
 
     @classmethod
@@ -272,7 +295,9 @@ class Config:
             else:
                 value, origin = setting.default, "default"
             found[setting.table, setting.field] = Found(setting, value, origin)
-        return cls(home, path, found)
+        known = {ENVIRONMENT_PREFIX + setting.name.upper() for setting in settings} | OTHER_VARIABLES
+        stray = [name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known]
+        return cls(home, path, found, [(name, _nearest(name, known)) for name in sorted(stray)])
 
     def section(self, kind: type[T]) -> T:
         """The settings of one room, by their class."""

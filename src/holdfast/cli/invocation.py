@@ -67,6 +67,22 @@ class Invocation:
         if not click.confirm(question, err=True):
             raise UsageError("Nothing was done.")
 
+    def passphrase(self) -> str | None:
+        """For a sealed key file: HOLDFAST_PASSPHRASE, else asked for on a terminal, else None."""
+        given = os.environ.get("HOLDFAST_PASSPHRASE")
+        if given:
+            return given
+        return str(click.prompt("Passphrase", hide_input=True, err=True)) if self.interactive else None
+
+    def new_passphrase(self) -> str:
+        """One for a key file that is made or changed, asked for twice."""
+        given = os.environ.get("HOLDFAST_NEW_PASSPHRASE") or os.environ.get("HOLDFAST_PASSPHRASE")
+        if given:
+            return given
+        if not self.interactive:
+            raise UsageError("A passphrase is needed: run this on a terminal, or set HOLDFAST_NEW_PASSPHRASE.")
+        return str(click.prompt("New passphrase", hide_input=True, confirmation_prompt=True, err=True))
+
     def config(self, flags: dict[str, Any] | None = None) -> Config:
         """The settings of this run; ``flags`` (by setting name, None for not given) win."""
         from holdfast.config import Config

@@ -1,0 +1,41 @@
+"""``holdfast cat``: files to stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.verb import Verb
+
+
+@click.command("cat", cls=Verb)
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--version", "version", type=click.IntRange(1), help="This version instead of the present one.")
+@click.option("--fresh", is_flag=True, help="Ask the coordinator instead of trusting what was seen before.")
+@current
+def command(invocation: Invocation, names: tuple[str, ...], version: int | None, fresh: bool) -> None:
+    """Write files to stdout, one after the other. Every byte is checked before it is written."""
+    invocation.run(write_to_stdout(invocation, names, version=version, fresh=fresh))
+
+
+async def write_to_stdout(invocation: Invocation, names: Sequence[str], *, version: int | None, fresh: bool) -> None:
+    """Streams; a failure in the middle is an error and never a short file that looks whole."""
+    from holdfast import assemble
+    from holdfast.pool import ThreadPool
+
+    writer = ThreadPool(1, "stdout")
+    try:
+        async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+            for name in names:
+                async for piece in vault.stream(name, version=version, fresh=fresh):
+                    await writer.run(_write, piece)
+    finally:
+        writer.close()
+
+
+def _write(piece: bytes | bytearray | memoryview) -> None:
+    sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,292 @@
+"""``holdfast demo``: a real file on seven real node processes; four of them are killed; it comes back byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.verb import Verb
+from holdfast.cli.words import count_words, size_words
+from holdfast.errors import Corrupt, Interrupted, NoSpace, NotFound
+
+if TYPE_CHECKING:
+    from holdfast.cli.local_network import LocalNetwork, Member
+    from holdfast.clock import Clock, Randomness
+    from holdfast.pool import Pool
+
+NODES = 7
+SURVIVE = 4
+FILE_BYTES = 64 << 20
+PIECE_BYTES = 1 << 20
+TABLE_PACKS_MAX = 32
+SPACE_TIMES = SURVIVE + 5  # the copies, the file, two reads and room to breathe
+TEXT = b"A machine that comes and goes is still a good machine, if you own a few of them.\n" * 16
+
+
+@click.command("demo", cls=Verb)
+@click.option("--file", "path", type=click.Path(path_type=Path), help="Your own file [default: 64 MiB made for this].")
+@current
+def command(invocation: Invocation, path: Path | None) -> None:
+    """Store a file on seven node processes of this machine, kill four of them with kill -9, and read it back.
+
+    Exit code 0 only if every byte was the same. Leaves nothing behind.
+    """
+    if path is not None and not path.is_file():
+        raise NotFound(f"{path}: there is no such file")
+    invocation.run(_run(invocation, path))
+
+
+async def _run(invocation: Invocation, path: Path | None) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    ended: list[int] = []
+
+    def end() -> None:
+        ended.append(signal.SIGTERM)
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    try:
+        async with _workplace(path) as (directory, pool):
+            await _Story(invocation, directory, pool).tell(path)
+    except asyncio.CancelledError:
+        if ended:
+            raise Interrupted("Ended by SIGTERM; everything was cleaned up.") from None
+        raise
+
+
+@asynccontextmanager
+async def _workplace(path: Path | None) -> AsyncIterator[tuple[Path, Pool]]:
+    """A directory with room for the story, gone afterwards, and a pool."""
+    from holdfast.pool import ThreadPool
+
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-demo-"))
+    pool = ThreadPool(name="demo")
+    try:
+        needed = (path.stat().st_size if path else FILE_BYTES) * SPACE_TIMES
+        free = shutil.disk_usage(directory).free
+        if free < needed:
+            raise NoSpace(
+                f"This needs {size_words(needed)} in {directory.parent}, {size_words(free)} are free; "
+                "take a smaller --file, or set TMPDIR to a larger place."
+            )
+        yield directory, pool
+    finally:
+        pool.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A file of the story: its name in the vault, where it lies here, and what it must be."""
+
+    name: str
+    path: Path
+    size: int
+    digest: str
+
+
+class _Story:
+    def __init__(self, invocation: Invocation, directory: Path, pool: Pool) -> None:
+        from holdfast.clock import SystemClock, SystemRandomness
+
+        self._invocation = invocation
+        self._directory = directory
+        self._pool = pool
+        self._clock: Clock = SystemClock()
+        self._randomness: Randomness = SystemRandomness()
+        self._steps = 0
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self._marks = {"here": "●", "lost": "×", "none": "·"} if utf8 else {"here": "#", "lost": "x", "none": "."}
+
+    async def tell(self, path: Path | None) -> None:
+        from holdfast.cli.local_network import LocalNetwork
+
+        if not self._invocation.json:
+            self._line(click.style(f"holdfast demo: {NODES} nodes, any {SURVIVE} of them may die", bold=True))
+        began = self._clock.monotonic()
+        network = LocalNetwork(self._directory / "network", nodes=NODES, survive=SURVIVE)
+        async with network:
+            spent = self._clock.monotonic() - began
+            self._step(
+                f"A coordinator and {NODES} nodes run on this machine, real processes, ready after {spent:.1f} s.",
+                event="started", members=[member.row() for member in network.members], seconds=spent,
+            )  # fmt: skip
+            items = await self._items(path)
+            what = " and ".join(f"{item.name} ({size_words(item.size)})" for item in items)
+            self._step(f"To be kept: {what}.", event="files", files=[[i.name, i.size, i.digest] for i in items])
+            await self._put(network, items)
+            packs = await self._pool.run(_packs, network)
+            self._table(network, packs)
+            await self._search(network)
+            for count in (2, 2):
+                await self._kill(network, count)
+                self._table(network, packs)
+                await self._read_back(network, items)
+            dead = sum(not node.running for node in network.nodes)
+        verdict = f"{dead} of {NODES} machines died without a word. Every byte came back."
+        if self._invocation.json:
+            self._invocation.document({"event": "summary", "equal": True, "killed": dead, "nodes": NODES})
+        else:
+            self._line("\n" + click.style(verdict, fg="green", bold=True))
+
+    async def _items(self, path: Path | None) -> list[_Item]:
+        text = self._directory / "a short text.txt"
+        text.write_bytes(TEXT)
+        big = path
+        if big is None:
+            big = self._directory / "a big file.bin"
+            await self._pool.run(_make_file, big, FILE_BYTES, self._randomness)
+        found = []
+        for item in (big, text):
+            size, digest = await self._pool.run(_measure, item)
+            found.append(_Item(item.name, item, size, digest))
+        return found
+
+    async def _put(self, network: LocalNetwork, items: Sequence[_Item]) -> None:
+        from holdfast import assemble
+        from holdfast.cli.progress import progress
+
+        began = self._clock.monotonic()
+        size = sum(item.size for item in items)
+        async with await assemble.open_vault(network.home) as vault:
+            with progress(self._invocation, "   put") as show:
+                for item in items:
+                    await vault.put(item.path, item.name, progress=show)
+        spent = self._clock.monotonic() - began
+        self._step(
+            f"put: encrypted here, then written and synced on {SURVIVE + 1} nodes each, in {spent:.1f} s "
+            f"({size_words(size / spent)}/s). The packs lie like this:",
+            event="put", bytes=size, seconds=spent,
+        )  # fmt: skip
+
+    async def _search(self, network: LocalNetwork) -> None:
+        found = await self._pool.run(_contains, [node.data / "objects" for node in network.nodes], TEXT[:40])
+        if found:
+            raise Corrupt("A sentence of the text lies readable on a node: this must not be.")
+        self._step("Looked through everything the nodes keep: no word of the text can be read there.", event="searched")
+
+    async def _kill(self, network: LocalNetwork, count: int) -> None:
+        from holdfast.clock import shuffled
+
+        victims = shuffled([node for node in network.nodes if node.running], self._randomness)[:count]
+        victims.sort(key=lambda node: node.name)
+        for node in victims:
+            await network.kill(node)
+        left = sum(node.running for node in network.nodes)
+        names = " and ".join(f"{node.name} (pid {node.pid})" for node in victims)
+        self._step(
+            f"kill -9 {names}: {count_words(left, 'node')} left.",
+            event="killed", nodes=[node.name for node in victims], left=left,
+        )  # fmt: skip
+
+    async def _read_back(self, network: LocalNetwork, items: Sequence[_Item]) -> None:
+        from holdfast import assemble
+        from holdfast.cli.progress import progress
+
+        began = self._clock.monotonic()
+        size = sum(item.size for item in items)
+        targets = [self._directory / f"read {self._steps} {item.name}" for item in items]
+        async with await assemble.open_vault(network.home) as vault:
+            with progress(self._invocation, "   get") as show:
+                for item, target in zip(items, targets, strict=True):
+                    await vault.get(item.name, target, progress=show)
+        spent = self._clock.monotonic() - began
+        for item, target in zip(items, targets, strict=True):
+            if await self._pool.run(_measure, target) != (item.size, item.digest) or not await self._pool.run(
+                _equal, item.path, target
+            ):
+                raise Corrupt(f"{item.name} came back with other bytes.")
+            target.unlink()
+        self._step(
+            f"get: {size_words(size)} in {spent:.1f} s ({size_words(size / spent)}/s), compared: the same bytes.",
+            event="get", bytes=size, seconds=spent, equal=True,
+        )  # fmt: skip
+
+    def _table(self, network: LocalNetwork, packs: dict[str, set[str]]) -> None:
+        """Nodes down, packs across, as they lie on the disks."""
+        if self._invocation.json:
+            places = {digest: sorted(holders) for digest, holders in packs.items()}
+            self._invocation.document({"event": "places", "packs": places})
+            return
+        shown = sorted(packs)[:TABLE_PACKS_MAX]
+        self._line("")
+        for node in network.nodes:
+            self._line("     " + self._row(node, shown, packs))
+        if len(packs) > len(shown):
+            self._line(f"     ... and {count_words(len(packs) - len(shown), 'pack')} more")
+
+    def _row(self, node: Member, shown: Sequence[str], packs: dict[str, set[str]]) -> str:
+        held = "here" if node.running else "lost"
+        marks = " ".join(self._marks[held if node.name in packs[digest] else "none"] for digest in shown)
+        text = f"{node.name}   {marks}"
+        return text if node.running else click.style(f"{text}   killed", fg="red")
+
+    def _step(self, text: str, **fields: Any) -> None:
+        self._steps += 1
+        if self._invocation.json:
+            self._invocation.document(fields)
+        else:
+            self._line(f"\n{click.style(f'{self._steps:2}', fg='cyan')}  {text}")
+
+    def _line(self, text: str) -> None:
+        click.echo(text)
+        sys.stdout.flush()
+
+
+def _make_file(path: Path, size: int, randomness: Randomness) -> None:
+    with path.open("wb") as file:
+        for _ in range(size // PIECE_BYTES):
+            file.write(randomness.bytes(PIECE_BYTES))
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Size and SHA-256."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _equal(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, other.open("rb") as second:
+        while piece := first.read(PIECE_BYTES):
+            if second.read(PIECE_BYTES) != piece:
+                return False
+        return not second.read(1)
+
+
+def _packs(network: LocalNetwork) -> dict[str, set[str]]:
+    """Which pack lies on which node, as their directories say."""
+    found: dict[str, set[str]] = {}
+    for node in network.nodes:
+        for path in (node.data / "objects").glob("*/*/*"):
+            found.setdefault(path.name, set()).add(node.name)
+    return found
+
+
+def _contains(directories: Sequence[Path], words: bytes) -> bool:
+    """Do ``words`` stand in any file there?"""
+    seen: set[str] = set()
+    for path in (path for directory in directories for path in directory.glob("*/*/*")):
+        if path.name in seen:
+            continue
+        seen.add(path.name)
+        before = b""
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                if words in before + piece:
+                    return True
+                before = piece[-len(words) :]
+    return False

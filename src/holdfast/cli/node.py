@@ -1,0 +1,93 @@
+"""``holdfast node``: lend disk to a network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.serving import listen_address, listening, serve, tls_context
+from holdfast.cli.verb import SIZE, VerbGroup
+
+NODE_PORT = 7420
+
+
+@click.group("node", cls=VerbGroup)
+def command() -> None:
+    """Lend disk to a network: make a node here, and run it."""
+
+
+@command.command("init")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
+@click.option(
+    "--join", metavar="INVITE", required=True, help="The network's invite for nodes; '-' reads it from stdin."
+)
+@click.option("--capacity", type=SIZE, help="Use no more than this [default: what the disk has, less a reserve].")
+@click.option("--domain", help="Nodes of one domain may fail together [default: this host].")
+@click.option("--always-on", is_flag=True, help="This machine is meant to run all the time: repair waits less for it.")
+@click.option("--name", help="What it is called [default: the host's name].")
+@current
+def init(
+    invocation: Invocation,
+    data: Path,
+    join: str,
+    capacity: int | None,
+    domain: str | None,
+    always_on: bool,
+    name: str | None,
+) -> None:
+    """Make a node in DIR and join the network of the invite."""
+    if join == "-":
+        join = sys.stdin.readline()
+    invocation.run(_init(invocation, data, join, capacity, domain, always_on, name))
+
+
+async def _init(
+    invocation: Invocation,
+    data: Path,
+    join: str,
+    capacity: int | None,
+    domain: str | None,
+    always_on: bool,
+    name: str | None,
+) -> None:
+    from holdfast import assemble
+
+    made = await assemble.init_node(data, join=join, name=name, capacity=capacity, domain=domain, always_on=always_on)
+    if invocation.json:
+        document = {"id": str(made.id), "name": made.name, "store": made.store, "domain": made.domain}
+        invocation.document({**document, "data": str(data), "coordinator": str(made.coordinator)})
+        return
+    invocation.note(f"Node {made.name} ({made.id.short}) is in {data} and has joined {made.coordinator.short}. Run it:")
+    invocation.note(f"\n  holdfast node run --data {data} --listen 0.0.0.0:{NODE_PORT}")
+
+
+@command.command("run")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
+@click.option("--advertise", metavar="URL", help="Where others reach it [default: this host's address and the port].")
+@listening
+@current
+def run(
+    invocation: Invocation,
+    data: Path,
+    advertise: str | None,
+    listen: tuple[str, int] | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    metrics: int | None,
+    with_parent: bool,
+) -> None:
+    """Run the node until SIGTERM or ^C; what is under way may finish within 30 s."""
+    address = listen_address(listen, NODE_PORT)
+    tls = tls_context(tls_cert, tls_key)
+
+    async def work() -> None:
+        from holdfast import assemble
+
+        config = invocation.config({"advertise": advertise})
+        server = await assemble.make_node(data, config, listen=address, tls=tls)
+        await serve(invocation, server, role="node", metrics=metrics, with_parent=with_parent, public=address[0])
+
+    invocation.run(work())

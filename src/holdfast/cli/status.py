@@ -1,0 +1,102 @@
+"""``holdfast status``: how safe everything is, first in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.verb import Verb
+from holdfast.cli.words import count_words, size_words, table
+
+if TYPE_CHECKING:
+    from holdfast.wire.messages import Status
+
+ALWAYS_SHOWN = ("up", "suspect", "down", "out")
+
+
+@click.command("status", cls=Verb)
+@current
+def command(invocation: Invocation) -> None:
+    """Say how safe everything is."""
+    invocation.run(_run(invocation))
+
+
+async def _run(invocation: Invocation) -> None:
+    from holdfast import assemble
+
+    async with await assemble.open_network(invocation.home) as network:
+        status = await network.status()
+    if invocation.json:
+        invocation.document(document(status))
+        return
+    invocation.data(words(status))
+    packs, nodes = status.packs, {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes}
+    rows = [
+        ["packs", f"{packs.healthy:,} healthy, {packs.degraded:,} degraded, {packs.lost:,} lost"],
+        ["", f"{packs.total:,} in all, {size_words(packs.stored)}"],
+        ["nodes", ", ".join(f"{count} {state}" for state, count in nodes.items() if count or state == "up")],
+        ["tasks", ", ".join(f"{getattr(status.tasks, state)} {state}" for state in ("pending", "running", "failed"))],
+        ["policy", f"survive {status.policy.survive} ({status.policy.survive + 1} copies)"],
+    ]
+    for line in table(rows):
+        invocation.data(line)
+
+
+def document(status: Status) -> dict[str, Any]:
+    """The document of ``--json``."""
+    packs, tasks, policy = status.packs, status.tasks, status.policy
+    return {
+        "summary": words(status),
+        "packs": {
+            "total": packs.total,
+            "healthy": packs.healthy,
+            "degraded": packs.degraded,
+            "lost": packs.lost,
+            "floor": packs.floor,
+            "stored": packs.stored,
+        },
+        "nodes": {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes},
+        "tasks": {"pending": tasks.pending, "running": tasks.running, "failed": tasks.failed},
+        "outbox": {"waiting": 0, "conflict": 0, "rejected": 0},
+        "policy": {"survive": policy.survive, "floor": policy.floor, "version": policy.version},
+        "machines": status.machines,
+        "disks": disks(status),
+        "may_die": status.may_die,
+        "vaults": status.vaults,
+        "epoch": status.epoch,
+        "commit": status.commit,
+    }
+
+
+def disks(status: Status) -> int:
+    """Distinct disks, as far as is known: stores on one machine may well share one."""
+    return min(status.disks, status.machines)
+
+
+def words(status: Status) -> str:
+    """What a person wants to know, in one line."""
+    packs, copies = status.packs, status.policy.survive + 1
+    living = sum(status.nodes.get(state, 0) for state in ("up", "suspect"))
+    where = f"{count_words(living, 'node')} on {count_words(status.machines, 'machine')}"
+    if status.machines == 1 and living > 1:
+        where = f"{living} nodes that share one machine and, as far as is known, one disk"
+    if not packs.total:
+        return f"Nothing is stored yet; {where} would keep {count_words(copies, 'copy', 'copies')} of everything."
+    parts = [f"{count_words(copies, 'copy', 'copies')} on {where}: {_may_die(status)}"]
+    if packs.lost:
+        parts.append(f"{count_words(packs.lost, 'pack')} cannot be read: no node that holds a copy is up")
+    if packs.degraded:
+        state = "are being repaired" if status.tasks.running or status.tasks.pending else "wait for repair"
+        parts.append(f"{count_words(packs.degraded, 'pack')} with fewer copies {state}")
+    return "; ".join(parts)
+
+
+def _may_die(status: Status) -> str:
+    count = status.may_die
+    if count is None or status.packs.lost:
+        return "not everything can be read now"
+    if count <= 0:
+        return "no node may die now"
+    return f"any {count} of the nodes may die now" if count > 1 else "any one of the nodes may die now"
