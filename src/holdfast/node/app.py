@@ -152,7 +152,9 @@ class Node:
 
     def health(self) -> str:
         """``ok``, or why this node takes no blobs."""
-        return self.store.poisoned or self.ledger.broken or "ok"
+        if self.store.poisoned is not None:
+            return f"read-only since {self.store.poisoned}"
+        return self.ledger.broken or "ok"
 
     def heartbeat(self) -> m.Heartbeat:
         """What the coordinator hears of this node now."""

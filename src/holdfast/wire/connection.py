@@ -81,6 +81,12 @@ class ConnectionFactory(web.Server):
         if self._per_address[address] <= 0:
             del self._per_address[address]
 
+    def close_idle(self) -> None:
+        """Closes the connections on which no request is being answered."""
+        for connection in self.connections:
+            if connection._current_request is None:
+                connection.force_close()
+
     def __call__(self) -> RequestHandler:
         return Connection(
             self,

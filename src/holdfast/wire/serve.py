@@ -7,6 +7,7 @@ A handler gets a ``Call`` and a decoded message and returns a message or one of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,6 +37,8 @@ BODY_FREE_S = 10.0
 BODY_BYTES_PER_S_MIN = 16 << 10
 BODY_STALL_S = 30.0
 DRAIN_S = 30.0
+LAST_WRITE_S = 2.0
+"""For sending the last answers once their handlers have ended."""
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _COVERED = frozenset({*signing.REQUEST_HEADERS, "signature", "signature-input", "host"})
@@ -201,6 +204,7 @@ class Service:
     ) -> None:
         self.metrics = Metrics(role)
         self.in_flight = 0
+        self._quiet = asyncio.Event()
         self._identity = identity
         self._role = role
         self._name = name
@@ -236,8 +240,15 @@ class Service:
             self._listener = None
         if self._factory is not None:
             factory, self._factory = self._factory, None
+            factory.close_idle()
+            # aiohttp's own shutdown stops reading at once, so a body under way would never end: wait before it.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    while self.in_flight:
+                        self._quiet.clear()
+                        await self._quiet.wait()
             factory.pre_shutdown()
-            await factory.shutdown(drain_s)
+            await factory.shutdown(min(drain_s, LAST_WRITE_S))
 
     async def _answer_health(self, call: Call, message: None) -> Reply:
         status = self._health()
@@ -269,9 +280,13 @@ class Service:
             except Exception as error:
                 response = self._problem(error, signature, request)
             self.metrics.requests.labels(label, response.status).inc()
+            if self._factory is None:
+                response.force_close()
             return response
         finally:
             self.in_flight -= 1
+            if not self.in_flight:
+                self._quiet.set()
             self.metrics.seconds.labels(label).observe(self._clock.monotonic() - began)
 
     async def _run(self, route: Route[Any, Any], handler: Handler, call: Call) -> Any:

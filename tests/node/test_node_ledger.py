@@ -1,0 +1,202 @@
+"""What the ledger promises: rows are durable, sequences rise for ever, the summary is that of the rows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.node.house import VAULT, identity
+
+from holdfast.blob import Digest
+from holdfast.errors import BadConfig, StorePoisoned
+from holdfast.files import OsFiles
+from holdfast.inventory import Roots
+from holdfast.node.ledger import SEQUENCE_BLOCK, Ledger
+from holdfast.pool import InlinePool, ThreadPool
+
+DIGESTS = [Digest.of(bytes([number])) for number in range(12)]
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, *, clean: bool = True) -> AsyncIterator[Ledger]:
+    writer, reader = ThreadPool(1), ThreadPool(1)
+    ledger = await Ledger.open(path, files=OsFiles(), writer=writer, reader=reader)
+    try:
+        yield ledger
+    finally:
+        await ledger.close(clean=clean)
+        writer.close()
+        reader.close()
+
+
+async def test_rows_survive(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        first = await ledger.record(DIGESTS[0], 10, VAULT.id)
+        second = await ledger.record(DIGESTS[1], 20, None, "cache")
+        removed = await ledger.remove(DIGESTS[0], trashed=5.5)
+        assert removed is not None
+        assert first < second < removed.sequence
+    async with opened(tmp_path) as ledger:
+        gone, kept = await ledger.find(DIGESTS[0]), await ledger.find(DIGESTS[1])
+        assert gone is not None
+        assert (gone.here, gone.trashed, gone.vault, gone.size) == (False, 5, VAULT.id, 10)
+        assert kept is not None
+        assert (kept.here, kept.kept, kept.sequence) == (True, "cache", second)
+        assert ledger.roots.root == Roots([DIGESTS[1]]).root
+        assert (ledger.held_bytes, ledger.sequence) == (20, removed.sequence)
+    assert (tmp_path / "ledger.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_row_is_in_the_file_when_record_returns(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        sequence = await ledger.record(DIGESTS[0], 10, VAULT.id)
+        other = apsw.Connection(str(tmp_path / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        assert other.execute("SELECT digest, sequence FROM blobs").fetchall() == [(bytes(DIGESTS[0]), sequence)]
+        other.close()
+
+
+async def test_sequences_rise_over_restarts_losses_and_old_copies(tmp_path: Path) -> None:
+    highest = 0
+    backup = b""
+    for round_ in range(6):
+        async with opened(tmp_path, clean=round_ % 2 == 0) as ledger:
+            for digest in DIGESTS[:3]:
+                sequence = await ledger.record(digest, 1, VAULT.id)
+                assert sequence > highest
+                highest = sequence
+        if round_ == 1:
+            backup = (tmp_path / "ledger.db").read_bytes()
+        if round_ == 3:
+            (tmp_path / "ledger.db").unlink()
+        if round_ == 4:
+            (tmp_path / "ledger.db").write_bytes(backup)
+
+
+async def test_sequences_rise_when_a_block_is_used_up(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        ledger._next = ledger._limit - 1
+        last = await ledger.record(DIGESTS[0], 1, VAULT.id)
+        first = await ledger.record(DIGESTS[0], 1, VAULT.id)
+        assert first == last + 1
+        assert int((tmp_path / "sequence").read_text()) >= first + SEQUENCE_BLOCK - 1
+
+
+async def test_puts_side_by_side_share_transactions(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        digests = [Digest.of(number.to_bytes(2, "big")) for number in range(300)]
+        sequences = await asyncio.gather(*(ledger.record(digest, 1, VAULT.id) for digest in digests))
+        assert len(set(sequences)) == 300
+        assert ledger._commits < 10
+        assert ledger.roots.root == Roots(digests).root
+
+
+async def test_a_cancelled_caller_harms_nobody(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        tasks = [asyncio.ensure_future(ledger.record(digest, 1, VAULT.id)) for digest in DIGESTS]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert all(isinstance(result, int) for result in results[1:])
+        assert ledger.roots.count == len(DIGESTS)
+
+
+async def test_clean_is_only_what_was_closed_cleanly(tmp_path: Path) -> None:
+    for clean_before, clean in ((False, True), (True, False), (False, True)):
+        async with opened(tmp_path, clean=clean) as ledger:
+            assert ledger.clean == clean_before
+
+
+async def test_a_broken_ledger_is_set_aside(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        before = await ledger.record(DIGESTS[0], 10, VAULT.id)
+    (tmp_path / "ledger.db").write_bytes(b"this is not a database" * 1000)
+    async with opened(tmp_path) as ledger:
+        assert await ledger.find(DIGESTS[0]) is None
+        assert not ledger.clean
+        assert await ledger.record(DIGESTS[0], 10, VAULT.id) > before
+    assert (tmp_path / "ledger.broken").exists()
+
+
+async def test_a_ledger_of_the_future_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    connection = apsw.Connection(str(tmp_path / "ledger.db"))
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(BadConfig, match="newer"):
+        await Ledger.open(tmp_path, files=OsFiles(), writer=InlinePool(), reader=InlinePool())
+
+
+async def test_a_damaged_sequence_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sequence").write_text("many\n")
+    with pytest.raises(BadConfig, match="sequence"):
+        await Ledger.open(tmp_path, files=OsFiles(), writer=InlinePool(), reader=InlinePool())
+
+
+async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        await ledger.record(DIGESTS[0], 1, VAULT.id)
+
+        def fails(*_: object) -> None:
+            raise apsw.IOError("disk I/O error")
+
+        good, ledger._write = ledger._write, fails  # type: ignore[method-assign,assignment]
+        with pytest.raises(StorePoisoned):
+            await ledger.record(DIGESTS[1], 1, VAULT.id)
+        ledger._write = good  # type: ignore[method-assign]
+        with pytest.raises(StorePoisoned):
+            await ledger.record(DIGESTS[1], 1, VAULT.id)
+        assert await ledger.find(DIGESTS[0]) is not None
+    async with opened(tmp_path) as ledger:
+        assert not ledger.clean
+        assert ledger.roots.count == 1
+
+
+operations = st.lists(
+    st.tuples(st.sampled_from(["record", "other", "remove", "trash", "scrub", "reopen"]), st.sampled_from(DIGESTS[:5])),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(operations)
+def test_any_history_is_what_a_dictionary_says(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, Digest]]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger")
+
+    async def run() -> None:
+        model: dict[Digest, int] = {}
+        highest = 0
+        ledger = await Ledger.open(path, files=OsFiles(), writer=InlinePool(), reader=InlinePool())
+        for action, digest in history:
+            if action in ("record", "other"):
+                vault = VAULT.id if action == "record" else identity(9).id
+                highest = model[digest] = await ledger.record(digest, 7, vault)
+            elif action in ("remove", "trash"):
+                await ledger.remove(digest, trashed=3 if action == "trash" else None)
+                model.pop(digest, None)
+            elif action == "scrub":
+                await ledger.scrubbed(digest, 5)
+            else:
+                await ledger.close(clean=True)
+                ledger = await Ledger.open(path, files=OsFiles(), writer=InlinePool(), reader=InlinePool())
+            assert ledger.roots.root == Roots(model).root
+            assert ledger.held_bytes == 7 * len(model)
+            assert ledger.sequence >= highest
+        rows = await ledger.changes(0, 1000)
+        assert {row.digest: row.sequence for row in rows if row.here} == model
+        assert [row.sequence for row in rows] == sorted({row.sequence for row in rows})
+        assert [row.digest for row in await ledger.span(None, None)] == sorted(model)
+        by_prefix = [row for prefix in {d[0] for d in model} for row in await ledger.prefix(prefix, 0, 1000)]
+        assert {row.digest: row.sequence for row in by_prefix} == model
+        await ledger.close()
+
+    asyncio.run(run())
