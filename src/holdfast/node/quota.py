@@ -16,6 +16,7 @@ BUDGETS_MAX = 65_536
 TRASH_SHARE = 0.02
 TRASH_BYTES_MIN = 1 << 30
 HOUR_S = 3600.0
+MINUTE_S = 60.0
 
 
 @dataclass
@@ -71,23 +72,33 @@ class PutBudgets:
 
 
 class TrashPace:
-    """At most 2 % of the bytes held, but at least 1 GiB, go to trash within an hour (docs/design.md, Deletes).
+    """At most 2 % of the bytes held, but at least 1 GiB, go to trash within any hour (docs/design.md, Deletes).
 
-    A leaking bucket, so that a coordinator gone mad empties no node before its operator can notice. One blob larger
-    than that goes when nothing else has gone for an hour.
+    So that a coordinator gone mad empties no node before its operator can notice. One blob larger than that goes when
+    nothing else has gone for an hour. What went is counted by the minute, rounded to the safe side.
     """
 
     def __init__(self) -> None:
-        self._level = 0.0
-        self._at = 0.0
+        self._minutes: dict[int, int] = {}  # minute on the monotonic clock -> bytes; at most 61 of them
 
     def take(self, size: int, held: int, now: float) -> None:
         """Counts ``size`` bytes of the ``held``; TooManyRequests if they must wait. ``now``: monotonic seconds."""
-        limit = max(held * TRASH_SHARE, TRASH_BYTES_MIN)
-        level = max(self._level - (now - self._at) * limit / HOUR_S, 0.0)
-        if level and level + size > limit:
-            wait = min((level + size - limit) * HOUR_S / limit, HOUR_S)
+        limit = max(int(held * TRASH_SHARE), TRASH_BYTES_MIN)
+        oldest = (now - HOUR_S) // MINUTE_S
+        self._minutes = {minute: gone for minute, gone in self._minutes.items() if minute >= oldest}
+        gone = sum(self._minutes.values())
+        if gone and gone + size > limit:
             raise TooManyRequests(
-                f"this node moves at most {int(limit)} bytes to trash in an hour", retry_after=int(wait) + 1
+                f"this node moves at most {limit} bytes to trash in an hour", retry_after=self._wait(size, limit, now)
             )
-        self._level, self._at = level + size, now
+        minute = int(now // MINUTE_S)
+        self._minutes[minute] = self._minutes.get(minute, 0) + size
+
+    def _wait(self, size: int, limit: int, now: float) -> int:
+        """Whole seconds until enough of what went is more than an hour ago."""
+        gone = sum(self._minutes.values())
+        for minute, part in sorted(self._minutes.items()):
+            gone -= part
+            if not gone or gone + size <= limit:
+                return int((minute + 1) * MINUTE_S + HOUR_S - now) + 1
+        return int(HOUR_S)
