@@ -284,3 +284,13 @@ async def test_a_grant_reused_by_its_hash_is_still_compared(house: House) -> Non
 
 def _opened(envelope: bytes) -> Grant:
     return open_signed(Grant, envelope, COORDINATOR.id)
+
+
+async def test_an_epoch_heard_in_a_grant_is_remembered(house: House) -> None:
+    house.coordinator.epoch = (4, 1)
+    await house.put(DATA, house.grant(epoch=4, commit=1))
+    await house.running.heart.unit()
+    await house.crash()
+    await house.start()
+    with pytest.raises(Denied, match="epoch"):
+        await house.put(LARGE, house.grant(epoch=3))

@@ -36,6 +36,9 @@ async def join(
     if invite.role != "node":
         raise BadConfig(f"this invite is for a {invite.role}; a node needs one made by: holdfast invite node")
     record = directory.record
+    capacity = record.capacity
+    if capacity is None:
+        capacity = (await pool.run(directory.files.space, directory.path)).free
     mine = directory.identity.id
     request = m.Join(
         invite=invite.id,
@@ -46,7 +49,7 @@ async def join(
             store=bytes.fromhex(record.store_id),
             url=url,
             domain=record.domain,
-            capacity=record.capacity or 0,
+            capacity=capacity,
             always_on=record.always_on,
         ),
     )

@@ -146,9 +146,9 @@ class Node:
         for worker in self.workers:
             await worker.stop()
         await self.heart.leave()
+        await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
         await self._save_clock()
         await self._pool.run(self.membership.save)
-        await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
 
     def health(self) -> str:
         """``ok``, or why this node takes no blobs."""

@@ -14,7 +14,7 @@ from holdfast.auth.identity import Id, Identity
 from holdfast.auth.signing import content_digest
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
 from holdfast.clock import Clock
-from holdfast.errors import Corrupt, NotFound, StorePoisoned, TooLarge
+from holdfast.errors import Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.keeper import Keeper
 from holdfast.node.ledger import Entry
 from holdfast.node.permits import Permits, Reader
@@ -104,6 +104,8 @@ class BlobRoutes:
             raise
         except Corrupt as error:
             state = await self._keeper.verify(digest)
+            if state == "ok":
+                raise Unavailable(f"a read of {digest} went wrong once; the copy is right, ask again") from error
             raise Corrupt(f"this node's copy of {digest} was {state}: ask another node", state=state) from error
 
     async def head(self, call: Call, message: None) -> Reply:

@@ -57,6 +57,7 @@ class Membership:
         self.revocations = revocations
         self.revoked = frozenset(revoked)
         """Serials of certificates that count no more."""
+        self._saved: tuple[tuple[int, int], m.Settings, int] | None = None
         self._path = path
         self._files = files
 
@@ -118,17 +119,17 @@ class Membership:
         self.epoch = max(self.epoch, (epoch, commit))
 
     def adopt(self, answer: m.HeartbeatAnswer) -> bool:
-        """Takes over what a heartbeat's answer says; True if something changed that should be saved. StaleEpoch."""
-        before = (self.epoch, self.settings, self.revocations)
+        """Takes over what a heartbeat's answer says; True if something is not saved yet. StaleEpoch."""
         self.hear(answer.epoch, answer.commit)
         self.settings = answer.settings
         if answer.revoked is not None:
             self.revoked = frozenset(answer.revoked)
             self.revocations = answer.revocations
-        return before != (self.epoch, self.settings, self.revocations)
+        return self._saved != (self.epoch, self.settings, self.revocations)
 
     def save(self) -> None:
         """Durably; BadConfig if the disk refuses."""
+        kept = (self.epoch, self.settings, self.revocations)
         saved = _Saved(
             coordinator=self.coordinator,
             urls=list(self.urls),
@@ -142,3 +143,4 @@ class Membership:
             write_file(self._files, self._path, m.encode(saved) + b"\n")
         except OSError as error:
             raise BadConfig(f"{self._path} cannot be written: {error.strerror or error}") from error
+        self._saved = kept
