@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlsplit
 
 from holdfast.auth import invites
@@ -35,6 +35,9 @@ from holdfast.pool import ThreadPool
 from holdfast.telemetry import Metrics
 from holdfast.wire.http import HttpClient, checked_url
 from holdfast.wire.network import Listener, TcpNetwork
+
+if TYPE_CHECKING:
+    from holdfast.coordinator.setup import CoordinatorMade
 
 RESERVE_BYTES_MIN = 1 << 30
 RESERVE_PART = 100  # one part in a hundred of the disk
@@ -375,6 +378,70 @@ async def make_node(
         )
         kept = opened.pop_all()
     return Running(node, node.service.metrics, listen, tls, kept)
+
+
+async def init_coordinator(
+    data: Path,
+    *,
+    advertise: str,
+    survive: int | None = None,
+    name: str | None = None,
+    node_uses: int | None = None,
+    again: bool = False,
+) -> CoordinatorMade:
+    """Makes a coordinator in ``data``, and the invites to begin with. BadConfig if there is one, unless ``again``."""
+    from holdfast.coordinator import setup
+
+    pool = ThreadPool(1, "database")
+    try:
+        return await setup.init_coordinator(
+            data,
+            name=_host_name(name),
+            advertise=[advertise],
+            files=_files,
+            clock=_clock,
+            randomness=_randomness,
+            pool=pool,
+            survive=setup.SURVIVE_DEFAULT if survive is None else survive,
+            node_uses=setup.NODE_USES if node_uses is None else node_uses,
+            again=again,
+        )
+    finally:
+        pool.close()
+
+
+async def make_coordinator(
+    data: Path, config: Config, *, listen: tuple[str, int], tls: ssl.SSLContext | None = None
+) -> Running:
+    """Opens the coordinator in ``data``; it serves once started. BadConfig when there is none, or it is in use."""
+    from holdfast.coordinator import setup
+    from holdfast.coordinator.app import Coordinator
+    from holdfast.coordinator.settings import CoordinatorSettings
+    from holdfast.metadata.database import Database
+
+    settings = config.section(CoordinatorSettings)
+    identity = setup.load_identity(data, _files)
+    async with AsyncExitStack() as opened:
+        opened.enter_context(setup.lock(data, _files))
+        pool, database_pool = ThreadPool(name="coordinator"), ThreadPool(1, "database")
+        opened.callback(pool.close)
+        opened.callback(database_pool.close)
+        database = await Database.open(setup.database_path(data), database_pool)
+        opened.push_async_callback(database.close)
+        http = HttpClient(identity=identity, network=TcpNetwork(), clock=_clock)
+        opened.push_async_callback(http.close)
+        coordinator = await Coordinator.open(
+            identity=identity,
+            database=database,
+            http=http,
+            network=TcpNetwork(),
+            settings=settings,
+            clock=_clock,
+            randomness=_randomness,
+            pool=pool,
+        )
+        kept = opened.pop_all()
+    return Running(coordinator, coordinator.service.metrics, listen, tls, kept)
 
 
 def reserve_bytes(total: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,6 @@ import holdfast
 from holdfast import errors
 from holdfast.cli import main
 from holdfast.cli.invocation import Invocation, error_document, sentence
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("HOLDFAST_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

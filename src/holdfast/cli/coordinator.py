@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -52,15 +51,11 @@ async def _init(invocation: Invocation, data: Path, advertise: str, survive: int
 
 @command.command("run")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory.")
-@click.option("--database", metavar="URL", help="Another database than the SQLite file in its directory.")
-@click.option("--survive", type=click.IntRange(0, 64), help="Change the policy first.")
 @listening
 @current
 def run(
     invocation: Invocation,
     data: Path,
-    database: str | None,
-    survive: int | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -74,10 +69,7 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        config = invocation.config({"survive": survive})
-        server = await assemble.make_coordinator(
-            data, config, listen=address, tls=tls, database=database or os.environ.get("HOLDFAST_DATABASE")
-        )
+        server = await assemble.make_coordinator(data, invocation.config(), listen=address, tls=tls)
         await serve(invocation, server, role="coordinator", metrics=metrics, with_parent=with_parent, public=address[0])
 
     invocation.run(work())

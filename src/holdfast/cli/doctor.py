@@ -65,7 +65,7 @@ def command(invocation: Invocation, data: tuple[Path, ...]) -> None:
             if found.state != "ok" and found.advice:
                 invocation.data(f"      {found.advice}")
     if failed:
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 async def _run(invocation: Invocation, data: tuple[Path, ...]) -> list[Finding]:
