@@ -101,6 +101,11 @@ class LocalNetwork:
     def nodes(self) -> list[Member]:
         return self.members[1:]
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What ``env`` holds: with them set, every verb speaks to this network."""
+        return {"HOLDFAST_HOME": str(self.home), "HOLDFAST_COORDINATOR": self.coordinator.url}
+
     async def __aenter__(self) -> LocalNetwork:
         try:
             await self.start()
@@ -275,8 +280,8 @@ class LocalNetwork:
     def _write(self) -> None:
         rows = [member.row() for member in self.members]
         write_file(self._files, self.directory / "network.json", (json.dumps(rows, indent=1) + "\n").encode())
-        variables = f"HOLDFAST_HOME={self.home}\nHOLDFAST_COORDINATOR={self.coordinator.url}\n"
-        write_file(self._files, self.directory / "env", variables.encode())
+        lines = [f"{name}={value}\n" for name, value in self.variables.items()]
+        write_file(self._files, self.directory / "env", "".join(lines).encode())
 
 
 def _last_words(log: Path) -> str:

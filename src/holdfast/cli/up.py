@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import Verb
+from holdfast.cli.words import count_words
+
+if TYPE_CHECKING:
+    from holdfast.cli.local_network import LocalNetwork, Member
 
 
 @click.command("up", cls=Verb)
@@ -29,7 +35,7 @@ def command(invocation: Invocation, directory: Path, nodes: int | None, port: in
 async def _run(
     invocation: Invocation, directory: Path, nodes: int | None, port: int | None, survive: int | None
 ) -> None:
-    from holdfast.cli.local_network import LocalNetwork, Member
+    from holdfast.cli.local_network import LocalNetwork
 
     def ended(member: Member) -> None:
         code = member.code or 0
@@ -49,7 +55,7 @@ async def _run(
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
-            _tell(invocation, network.directory, [member.row() for member in network.members])
+            _tell(invocation, network)
             await stopped
             invocation.note("stopping")
     finally:
@@ -59,14 +65,16 @@ async def _run(
         await network.stop()
 
 
-def _tell(invocation: Invocation, directory: Path, members: list[dict[str, object]]) -> None:
+def _tell(invocation: Invocation, network: LocalNetwork) -> None:
+    members = [member.row() for member in network.members]
     if invocation.json:
-        invocation.document({"event": "ready", "dir": str(directory), "members": members})
+        invocation.document({"event": "ready", "dir": str(network.directory), "members": members})
         return
-    invocation.note(f"A network of {len(members) - 1} nodes runs in {directory}; ^C ends it. In another terminal:\n")
-    invocation.data(f"  export $(cat {directory / 'env'})")
+    nodes = count_words(len(network.nodes), "node")
+    invocation.note(f"A network of {nodes} runs in {network.directory}; ^C ends it. In another terminal:\n")
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in network.variables.items())
+    invocation.data(f"  export {variables}")
     invocation.data(
         "  holdfast put README.md\n  holdfast ls -l\n  holdfast status\n  holdfast get README.md -o copy.md"
     )
-    victim = members[-1]
-    invocation.data(f"  kill -9 {victim['pid']}        # a node dies; everything stays readable")
+    invocation.data(f"  kill -9 {network.members[-1].pid}        # a node dies; everything stays readable")
