@@ -16,7 +16,7 @@ from holdfast.metadata.tables import PackState, metadata
 from holdfast.pool import ThreadPool
 
 FACTS = {
-    "coordinator": b"c" * 32, "urls": "http://a:1", "epoch": 1, "commit_number": 0, "heard_epoch": 0,
+    "coordinator": b"c" * 32, "name": "c", "urls": "http://a:1", "epoch": 1, "commit_number": 0, "heard_epoch": 0,
     "heard_commit": 0, "slow_elapsed": 0.0, "slow_wall": 0.0, "survive": 4, "policy_version": 1, "revocations": 0,
 }  # fmt: skip
 

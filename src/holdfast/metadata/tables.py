@@ -53,6 +53,7 @@ meta = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: one row
     Column("coordinator", LargeBinary(32), nullable=False),
+    Column("name", String, nullable=False),
     Column("urls", String, nullable=False),  # one per line
     Column("epoch", Number, nullable=False),
     Column("commit_number", Number, nullable=False),

@@ -32,6 +32,7 @@ def upgrade() -> None:
         "meta",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("coordinator", sa.LargeBinary(length=32), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
         sa.Column("urls", sa.String(), nullable=False),
         sa.Column("epoch", NUMBER, nullable=False),
         sa.Column("commit_number", NUMBER, nullable=False),

@@ -1,0 +1,169 @@
+"""The coordinator: handlers bound to routes, and what it does by itself."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from holdfast.auth.identity import Identity
+from holdfast.clock import Clock, Randomness
+from holdfast.coordinator import collect
+from holdfast.coordinator.join import Join
+from holdfast.coordinator.nodes import Nodes
+from holdfast.coordinator.packs import Packs
+from holdfast.coordinator.refs import Refs
+from holdfast.coordinator.settings import CoordinatorSettings
+from holdfast.coordinator.state import State
+from holdfast.coordinator.status import Counts, Status
+from holdfast.metadata.database import Database
+from holdfast.pool import Pool
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient
+from holdfast.wire.network import Listener, Network
+from holdfast.wire.serve import DRAIN_S, Service
+from holdfast.worker import Progress, Worker
+
+_log = structlog.get_logger(__name__)
+
+
+class Coordinator:
+    """One coordinator over one database. ``open`` makes it, ``start`` serves, ``stop`` ends it; each once.
+
+    It closes neither ``database`` nor ``http``: who made them does, after ``stop``.
+    """
+
+    def __init__(self, state: State, network: Network) -> None:
+        self.state = state
+        self.id = state.identity.id
+        self.name = state.name
+        self.url = state.urls[0] if state.urls else ""
+        self.service = Service(
+            identity=state.identity,
+            role="coordinator",
+            name=state.name,
+            clock=state.clock,
+            network=network,
+            epoch=lambda: state.position.current,
+            health=self.health,
+        )
+        self.counts = Counts(state)
+        self._nodes = Nodes(state, self.counts)
+        self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
+        self._save = self._worker("save", self._save_once, state.settings.save_interval)
+        self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
+        self._add_routes()
+        self._stopped = False
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        identity: Identity,
+        database: Database,
+        http: HttpClient,
+        network: Network,
+        settings: CoordinatorSettings,
+        clock: Clock,
+        randomness: Randomness,
+        pool: Pool,
+    ) -> Coordinator:
+        """Reads what the database knows. ``pool`` checks signatures; it must not be the database's.
+
+        BadConfig if the database was never initialised or is another coordinator's.
+        """
+        state = await State.load(
+            identity=identity,
+            database=database,
+            http=http,
+            settings=settings,
+            clock=clock,
+            randomness=randomness,
+            pool=pool,
+        )
+        return cls(state, network)
+
+    def _worker(self, name: str, unit: Callable[[], Awaitable[Progress]], interval_s: float) -> Worker:
+        state = self.state
+        return Worker(
+            name,
+            unit,
+            clock=state.clock,
+            randomness=state.randomness,
+            interval_s=interval_s,
+        )
+
+    def _add_routes(self) -> None:
+        add = self.service.add
+        join, packs, refs, status = (
+            Join(self.state),
+            Packs(self.state),
+            Refs(self.state),
+            Status(self.state, self.counts),
+        )
+        add(routes.JOIN, join.join)
+        add(routes.INVITES, join.invite)
+        add(routes.DEVICES, join.device)
+        add(routes.REVOCATIONS, join.revoke)
+        add(routes.NODES, self._nodes.list)
+        add(routes.HEARTBEAT, self._nodes.heartbeat)
+        add(routes.PLAN, packs.plan)
+        add(routes.REGISTER, packs.register)
+        add(routes.COMMIT, packs.commit)
+        add(routes.REFS, refs.page)
+        add(routes.REF, refs.ref)
+        add(routes.REF_HISTORY, refs.history)
+        add(routes.VAULT_PACKS, refs.vault_packs)
+        add(routes.POLICY, status.policy)
+        add(routes.POLICY_CHANGE, status.change_policy)
+        add(routes.STATUS, status.status)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Everything this coordinator does by itself."""
+        return [self._watch, self._save, self._sweep]
+
+    async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
+        """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""
+        listener = await self.service.start(host, port, tls=tls)
+        for worker in self.workers:
+            worker.start()
+        if self.state.position.stale:
+            _log.error("coordinator_is_old", at=self.state.position.current, heard=self.state.position.heard)
+        _log.info("coordinator_started", name=self.name, port=listener.port, nodes=len(self.state.registry.all()))
+        return listener
+
+    async def stop(self, drain_s: float = DRAIN_S) -> None:
+        """Accepts nothing new, lets what is under way finish within ``drain_s``, saves. May be called twice."""
+        if self._stopped:
+            return
+        self._stopped = True
+        await self.service.stop(drain_s)
+        for worker in self.workers:
+            await worker.stop()
+        await self._nodes.stop()
+        await self.state.queue.close()
+        await self.state.save()
+
+    def health(self) -> str:
+        """``ok``, or why nothing can be written."""
+        if self.state.position.stale:
+            return "this coordinator runs on an old copy of its database: holdfast coordinator recover"
+        return "ok"
+
+    async def _look(self) -> Progress:
+        self.state.registry.look()
+        return Progress.IDLE
+
+    async def _save_once(self) -> Progress:
+        await self.state.save()
+        return Progress.IDLE
+
+    async def _sweep_once(self) -> Progress:
+        """Lets go of what nothing holds any more; an old coordinator lets go of nothing."""
+        if self.state.position.stale:
+            return Progress.IDLE
+        more = await self.state.database.run(collect.release, self.state.slow_now())
+        self.counts.forget()
+        return Progress.BUSY if more else Progress.IDLE

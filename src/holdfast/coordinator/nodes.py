@@ -1,0 +1,112 @@
+"""Nodes: their heartbeats, whether they can be reached, and the list of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast.coordinator.registry import Node
+from holdfast.coordinator.state import State
+from holdfast.coordinator.status import Counts
+from holdfast.errors import BadConfig, BadRequest, Denied, HoldfastError, Unauthorized
+from holdfast.metadata import queries_members
+from holdfast.wire import messages as m
+from holdfast.wire.http import checked_url
+from holdfast.wire.serve import Call
+
+
+def node_url(text: str) -> str:
+    """A node's advertised address in its one form, or nothing; BadRequest if it is none."""
+    try:
+        return checked_url(text) if text else ""
+    except BadConfig as error:
+        raise BadRequest(error.detail) from error
+
+
+class Nodes:
+    """Handlers."""
+
+    def __init__(self, state: State, counts: Counts) -> None:
+        self._state = state
+        self._counts = counts
+        self._dialling: dict[int, asyncio.Task[None]] = {}
+
+    async def heartbeat(self, call: Call, request: m.Heartbeat) -> m.HeartbeatAnswer:
+        """O(1) and in memory, but for a node's first heartbeat at an address: then it is dialled."""
+        state = self._state
+        node = state.registry.get(call.caller) if call.caller is not None else None
+        if node is None:
+            raise Unauthorized("this node is not a member: join with an invite (holdfast node init --join)")
+        if request.store != node.store:
+            raise Denied("this node reports another store than it joined with: is the right disk mounted?")
+        if state.position.hear(request.epoch, request.commit):
+            epoch, commit = state.position.heard
+            await state.database.run(
+                lambda connection: queries_members.change_network(connection, heard_epoch=epoch, heard_commit=commit)
+            )
+        node.url = node_url(request.url) or node.url
+        node.free, node.load, node.read_only = request.free, request.load, request.read_only
+        node.sequence, node.blobs, node.root = request.sequence, request.count, request.root
+        if request.leaving:
+            state.registry.leave(node)
+        else:
+            state.registry.hear(node)
+            if node.url and node.reached_url != node.url:
+                await self._reach(node)
+        word, reason = state.registry.state(node)
+        access = state.access
+        return m.HeartbeatAnswer(
+            state=word,
+            reason=reason,
+            time=state.clock.now(),
+            settings=state.wire_settings(),
+            epoch=state.position.epoch,
+            commit=state.position.commit,
+            revocations=access.revocations,
+            revoked=access.revoked_serials() if request.revocations < access.revocations else None,
+        )
+
+    async def _reach(self, node: Node) -> None:
+        """Dials the node, once at a time, and remembers what came of it."""
+        task = self._dialling.get(node.number)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._dial(node))
+            self._dialling[node.number] = task
+            task.add_done_callback(lambda _: self._dialling.pop(node.number, None))
+        await asyncio.shield(task)
+
+    async def _dial(self, node: Node) -> None:
+        url = node.url
+        try:
+            found = await self._state.http.health(url, timeout_s=self._state.settings.dial_timeout)
+        except HoldfastError as error:
+            node.why_unreachable = f"the coordinator cannot reach it at {url}: {error.detail}"
+            return
+        if found.id != node.id:
+            node.why_unreachable = f"somebody else answers at {url}: {found.name} ({found.id.short})"
+            return
+        node.reached_url, node.why_unreachable, node.dirty = url, "", True
+
+    async def list(self, call: Call, request: None) -> m.NodeList:
+        """All members that were not removed, by name."""
+        state = self._state
+        state.require_member(call.caller)
+        placed = await self._counts.by_node()
+        nodes = []
+        for node in state.registry.all():
+            word, reason = state.registry.state(node)
+            packs, size = placed.get(node.number, (0, 0))
+            nodes.append(
+                m.NodeInfo(
+                    id=node.id, name=node.name, url=node.url, store=node.store, domain=node.domain, state=word,
+                    reason=reason, always_on=node.always_on, capacity=node.capacity, free=node.free, packs=packs,
+                    stored=size, last_seen=None if node.heard is None else state.registry.look() - node.heard,
+                )
+            )  # fmt: skip
+        return m.NodeList(nodes=nodes)
+
+    async def stop(self) -> None:
+        """Ends what is being dialled."""
+        tasks = list(self._dialling.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

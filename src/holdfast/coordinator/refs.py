@@ -1,0 +1,128 @@
+"""Reading: refs, their history, and where the packs lie that hold what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from holdfast.auth.certificates import READ
+from holdfast.auth.identity import Id
+from holdfast.blob import DIGEST_BYTES, Digest
+from holdfast.codec.refs import RefKind, keep_list
+from holdfast.coordinator.commit import Pack
+from holdfast.coordinator.state import State
+from holdfast.coordinator.transaction import load_packs
+from holdfast.errors import NotFound
+from holdfast.metadata import queries_packs, queries_refs
+from holdfast.wire import messages as m
+from holdfast.wire.serve import Call
+
+PLACED_PACKS_MAX = 8
+"""A page of refs brings the places of keep lists up to this long: for larger files the ref itself is asked."""
+
+_FIRST = b""
+
+
+class Refs:
+    """Handlers. Reads go on while this coordinator may not write."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def page(self, call: Call, request: m.RefQuery) -> m.RefPage:
+        """Entries of one directory, or of the vault, without tombstones."""
+        vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
+        parent = None if request.parent is None else Digest.parse(request.parent)
+        after = _FIRST if request.after is None else Digest.parse(request.after)
+
+        def read(connection: Connection) -> tuple[list[Any], dict[int, Pack]]:
+            rows = queries_refs.ref_page(connection, vault.number, parent, after, request.limit + 1, RefKind.TOMBSTONE)
+            kept = queries_packs.packs_kept(connection, {row.keep for row in rows[: request.limit]})
+            numbers = {number for some in kept.values() if len(some) <= PLACED_PACKS_MAX for number in some}
+            return list(rows), load_packs(connection, queries_packs.packs_by_number(connection, numbers))
+
+        rows, packs = await self._state.database.run(read)
+        more = len(rows) > request.limit
+        rows = rows[: request.limit]
+        places, nodes = self._placed(packs.values())
+        return m.RefPage(
+            records=[row.record for row in rows],
+            packs=places,
+            nodes=nodes,
+            after=rows[-1].tag.hex() if more else None,
+        )
+
+    async def ref(self, call: Call, request: None) -> m.RefAnswer:
+        """One ref, also a tombstone, with all that its reader needs to find its packs; NotFound."""
+        vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
+        tag = Digest.parse(call.path["tag"])
+
+        def read(connection: Connection) -> tuple[Any, dict[int, Pack]]:
+            found = queries_refs.refs_by_tag(connection, vault.number, [tag])
+            if not found:
+                return None, {}
+            kept = queries_packs.packs_kept(connection, [found[0].keep])
+            numbers = kept.get(found[0].keep, [])
+            return found[0], load_packs(connection, queries_packs.packs_by_number(connection, numbers))
+
+        row, packs = await self._state.database.run(read)
+        if row is None:
+            raise NotFound("no such name")
+        places, nodes = self._placed(packs.values())
+        keep = keep_list(pack.digest for pack in packs.values())
+        return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes)
+
+    async def history(self, call: Call, request: None) -> m.RefHistory:
+        """The present version and the kept ones, newest first; NotFound if there never was one."""
+        vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
+        tag = Digest.parse(call.path["tag"])
+
+        def read(connection: Connection) -> tuple[list[Any], list[Any]]:
+            present = queries_refs.refs_by_tag(connection, vault.number, [tag])
+            return present, list(queries_refs.history(connection, vault.number, tag))
+
+        present, kept = await self._state.database.run(read)
+        if not present:
+            raise NotFound("no such name")
+        slow = self._state.slow_now()
+        versions = [m.RefVersion(record=present[0].record, committed=present[0].committed)]
+        versions += [
+            m.RefVersion(record=row.record, committed=row.committed, until=max(row.until - slow, 0.0)) for row in kept
+        ]
+        return m.RefHistory(versions=versions)
+
+    async def vault_packs(self, call: Call, request: m.VaultPacksQuery) -> m.VaultPacks:
+        """The vault's packs that are leased, live or released, ascending by digest."""
+        vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
+        after = _FIRST if request.after is None else Digest.parse(request.after)
+
+        def read(connection: Connection) -> list[Pack]:
+            rows = queries_packs.vault_packs(connection, vault.number, after, request.limit + 1)
+            return list(load_packs(connection, rows).values())
+
+        packs = await self._state.database.run(read)
+        more = len(packs) > request.limit
+        packs = packs[: request.limit]
+        places, nodes = self._placed(packs)
+        return m.VaultPacks(packs=places, nodes=nodes, after=str(packs[-1].digest) if more else None)
+
+    def _placed(self, packs: Iterable[Pack]) -> tuple[list[m.PackPlaces], list[m.NodeAddress]]:
+        """Places with the nodes they number: live ones first, by turns so that the load is spread."""
+        registry = self._state.registry
+        live = registry.live()
+        nodes: dict[int, int] = {}
+        places: list[m.PackPlaces] = []
+        for pack in packs:
+            holders = sorted(pack.places)
+            if holders:
+                start = int.from_bytes(pack.digest[DIGEST_BYTES - 2 :], "big") % len(holders)
+                holders = holders[start:] + holders[:start]
+                holders.sort(key=lambda number: number not in live)
+            numbers = [nodes.setdefault(number, len(nodes)) for number in holders]
+            places.append(m.PackPlaces(digest=pack.digest, size=pack.size, nodes=numbers))
+        addresses = [registry.number(number) for number in nodes]
+        return places, [
+            m.NodeAddress(id=node.id, name=node.name, url=node.url, up=node.number in live) for node in addresses
+        ]

@@ -1,0 +1,154 @@
+"""A coordinator's directory: made once, opened at each start (docs/formats.md, Files on disk)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.auth.identity import SEED_BYTES, Id, Identity
+from holdfast.auth.invites import INVITE_ID_BYTES, SECRET_BYTES, Invite, Role, to_line
+from holdfast.clock import Clock, Randomness
+from holdfast.coordinator.settings import DAY_S
+from holdfast.errors import BadConfig
+from holdfast.files import Files, read_file, write_file
+from holdfast.metadata import queries_members
+from holdfast.metadata.database import Database
+from holdfast.pool import Pool
+from holdfast.wire.http import checked_url
+
+KEY_FILE = "identity.key"
+DATABASE_FILE = "coordinator.db"
+LOCK_FILE = "lock"
+NODE_USES = 10
+SURVIVE_DEFAULT = 4
+
+_KEY_FILE_BYTES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorMade:
+    """``invites``: one line for nodes, and one for the first user, whose device becomes the operator's."""
+
+    id: Id
+    name: str
+    url: str
+    survive: int
+    invites: dict[str, str]
+
+
+def database_path(directory: Path) -> Path:
+    """Where the SQLite database lies."""
+    return directory / DATABASE_FILE
+
+
+def lock(directory: Path, files: Files) -> AbstractContextManager[None]:
+    """Holds the directory for one process; BadConfig if another has it or there is none."""
+    if files.size(directory / KEY_FILE) is None:
+        raise _missing(directory)
+    return files.lock(directory / LOCK_FILE)
+
+
+def load_identity(directory: Path, files: Files) -> Identity:
+    """The key in ``identity.key``; BadConfig if there is none or it is damaged. Blocks."""
+    path = directory / KEY_FILE
+    try:
+        data = read_file(files, path, _KEY_FILE_BYTES_MAX)
+    except OSError as error:
+        raise BadConfig(f"{path} cannot be read: {error.strerror or error}") from error
+    if data is None:
+        raise _missing(directory)
+    try:
+        seed = bytes.fromhex(data.decode("ascii").strip())
+    except ValueError:
+        seed = b""
+    if len(seed) != SEED_BYTES:
+        raise BadConfig(f"{path} is damaged: {SEED_BYTES} bytes in hex belong there")
+    return Identity(seed)
+
+
+def _missing(directory: Path) -> BadConfig:
+    return BadConfig(f"there is no coordinator in {directory}: make one with: holdfast coordinator init")
+
+
+async def init_coordinator(
+    directory: Path,
+    *,
+    name: str,
+    advertise: Sequence[str],
+    files: Files,
+    clock: Clock,
+    randomness: Randomness,
+    pool: Pool,
+    survive: int = SURVIVE_DEFAULT,
+    node_uses: int = NODE_USES,
+    again: bool = False,
+) -> CoordinatorMade:
+    """Makes key and database in ``directory``, and the invites to begin with, good for a day.
+
+    The coordinator's own key may do what an operator may; so may the device that joins with the ``operator`` line.
+    ``again``: a coordinator that is there already is left as it is and only gets fresh invites, instead of BadConfig.
+    An initialisation that was cut short is continued. ``pool`` has one worker, for the database.
+    """
+    urls = [checked_url(url) for url in advertise]
+    if not urls:
+        raise BadConfig("a coordinator needs an address at which it is reached: --advertise http://HOST:PORT")
+    try:
+        identity = await pool.run(_make_identity, directory, files, randomness)
+        with files.lock(directory / LOCK_FILE):
+            database = await Database.open(database_path(directory), pool)
+            try:
+                facts = await database.run(queries_members.network_facts)
+                if facts is not None and not again:
+                    raise BadConfig(f"{directory} holds a coordinator already; run it, or name another directory")
+                if facts is None:
+                    await database.run(_create, identity.id, name, urls, survive, clock.now())
+                else:
+                    name, urls, survive = facts.name, facts.urls.split(), facts.survive
+                roles: tuple[tuple[Role, int], ...] = (("node", node_uses), ("operator", 1))
+                lines: dict[str, str] = {
+                    role: await database.run(_invite, identity.id, urls, role, uses, clock.now() + DAY_S, randomness)
+                    for role, uses in roles
+                }
+            finally:
+                await database.close()
+    except OSError as error:
+        raise BadConfig(f"no coordinator can be made in {directory}: {error.strerror or error}") from error
+    return CoordinatorMade(identity.id, name, urls[0], survive, lines)
+
+
+def _make_identity(directory: Path, files: Files, randomness: Randomness) -> Identity:
+    files.make_directory(directory)
+    if files.size(directory / KEY_FILE) is None:
+        write_file(files, directory / KEY_FILE, randomness.bytes(SEED_BYTES).hex().encode() + b"\n", replace=False)
+    return load_identity(directory, files)
+
+
+def _create(connection: Any, coordinator: Id, name: str, urls: list[str], survive: int, now: float) -> None:
+    queries_members.create_network(
+        connection,
+        {
+            "coordinator": coordinator, "name": name, "urls": "\n".join(urls), "epoch": 1, "commit_number": 0,
+            "heard_epoch": 0, "heard_commit": 0, "slow_elapsed": 0.0, "slow_wall": now, "survive": survive,
+            "policy_version": 1, "revocations": 0,
+        },
+    )  # fmt: skip
+
+
+def _invite(
+    connection: Any, coordinator: Id, urls: list[str], role: Role, uses: int, expires: float, randomness: Randomness
+) -> str:
+    invite = Invite(
+        id=randomness.bytes(INVITE_ID_BYTES), coordinator=coordinator, urls=tuple(urls), role=role,
+        secret=randomness.bytes(SECRET_BYTES), uses=uses, expires=int(expires),
+    )  # fmt: skip
+    queries_members.add_invite(
+        connection,
+        {
+            "id": invite.id, "role": role, "operator": role == "operator", "secret": invite.secret, "uses": uses,
+            "expires": invite.expires, "quota": None, "asked_by": coordinator, "sealing_key": randomness.bytes(32),
+        },
+    )  # fmt: skip
+    return to_line(invite)

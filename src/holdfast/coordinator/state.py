@@ -1,0 +1,166 @@
+"""What a running coordinator's handlers share, and how it is read from the database at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from holdfast.auth.identity import Id, Identity
+from holdfast.clock import Clock, Randomness, SlowClock
+from holdfast.codec.refs import RefKind
+from holdfast.coordinator.access import Access, DeviceRow, VaultRow
+from holdfast.coordinator.commit import Terms
+from holdfast.coordinator.commit_queue import CommitQueue
+from holdfast.coordinator.grants import PutGrants
+from holdfast.coordinator.position import Position
+from holdfast.coordinator.registry import Registry, node_of
+from holdfast.coordinator.settings import CoordinatorSettings, floor_of
+from holdfast.errors import BadConfig, Unauthorized
+from holdfast.metadata import queries_members
+from holdfast.metadata.database import Database
+from holdfast.pool import Pool
+from holdfast.wire import messages as m
+from holdfast.wire.http import HttpClient
+
+
+@dataclass(slots=True)
+class Policy:
+    """The network's one number; ``version`` rises with each change."""
+
+    survive: int
+    version: int
+
+
+class State:
+    """Made by ``load``; used in the event loop. ``pool`` is for checking signatures, not for the database."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        database: Database,
+        http: HttpClient,
+        settings: CoordinatorSettings,
+        clock: Clock,
+        randomness: Randomness,
+        pool: Pool,
+        name: str,
+        urls: list[str],
+        policy: Policy,
+        position: Position,
+        slow_clock: SlowClock,
+    ) -> None:
+        self.identity = identity
+        self.database = database
+        self.http = http
+        self.settings = settings
+        self.clock = clock
+        self.randomness = randomness
+        self.pool = pool
+        self.name = name
+        self.urls = urls
+        self.policy = policy
+        self.position = position
+        self.slow_clock = slow_clock
+        self.registry = Registry(clock, settings)
+        self.access = Access(identity.id, clock.now)
+        self.grants = PutGrants(identity, settings.grant_life)
+        self.queue = CommitQueue(database, position, self.terms)
+
+    @classmethod
+    async def load(
+        cls,
+        *,
+        identity: Identity,
+        database: Database,
+        http: HttpClient,
+        settings: CoordinatorSettings,
+        clock: Clock,
+        randomness: Randomness,
+        pool: Pool,
+    ) -> State:
+        """BadConfig if the database was never initialised or belongs to another coordinator."""
+        facts = await database.run(queries_members.network_facts)
+        if facts is None:
+            raise BadConfig("this coordinator was never initialised: holdfast coordinator init")
+        if facts.coordinator != identity.id:
+            raise BadConfig("coordinator.db belongs to another coordinator than identity.key")
+        slow_clock = SlowClock(facts.slow_elapsed, facts.slow_wall)
+        slow_clock.start(clock)
+        state = cls(
+            identity=identity,
+            database=database,
+            http=http,
+            settings=settings,
+            clock=clock,
+            randomness=randomness,
+            pool=pool,
+            name=facts.name,
+            urls=facts.urls.split(),
+            policy=Policy(facts.survive, facts.policy_version),
+            position=Position(facts.epoch, facts.commit_number, (facts.heard_epoch, facts.heard_commit)),
+            slow_clock=slow_clock,
+        )
+        state.access.revocations = facts.revocations
+        for row in await database.run(queries_members.all_nodes):
+            state.registry.add(node_of(row))
+        vaults: dict[int, Id] = {}
+        for row in await database.run(queries_members.all_vaults):
+            vaults[row.number] = Id(row.id)
+            state.access.add_vault(VaultRow(row.number, Id(row.id), row.quota))
+        for row in await database.run(queries_members.all_devices):
+            state.access.add_device(
+                DeviceRow(
+                    row.serial, vaults[row.vault], Id(row.device), row.rights, row.not_after, row.operator,
+                    row.certificate, row.countersigned, row.revoked,
+                )
+            )  # fmt: skip
+        return state
+
+    def slow_now(self) -> float:
+        """Seconds of the slow clock."""
+        return self.slow_clock.read(self.clock)
+
+    def terms(self) -> Terms:
+        """What holds for commits at this moment."""
+        return Terms(
+            slow=self.slow_now(),
+            wall=self.clock.now(),
+            lease_s=self.settings.lease,
+            history_s=self.settings.history,
+            survive=self.policy.survive,
+            floor=self.settings.floor,
+            live=self.registry.live(),
+            counted=self.registry.counted(),
+            stores=self.registry.stores(),
+            directory=RefKind.DIRECTORY,
+        )
+
+    def wire_settings(self) -> m.Settings:
+        """What members adopt."""
+        return m.Settings(
+            heartbeat_interval=self.settings.heartbeat_interval,
+            offline_after=self.settings.offline_after,
+            survive=self.policy.survive,
+            floor=floor_of(self.policy.survive + 1, self.settings.floor),
+        )
+
+    def require_member(self, caller: Id | None) -> Id:
+        """Unauthorized unless ``caller`` is a device, a node or the coordinator itself."""
+        if caller is None or not (self.access.knows(caller) or self.registry.get(caller) is not None):
+            raise Unauthorized("this key is not known here: join with an invite")
+        return caller
+
+    async def save(self) -> None:
+        """Writes the slow clock and what nodes said last; once a minute and at the end."""
+        rows = self.registry.unsaved()
+        elapsed = self.slow_now()
+        wall = self.slow_clock.wall
+        await self.database.run(_save, rows, elapsed, wall)
+
+
+def _save(connection: Connection, rows: list[dict[str, Any]], elapsed: float, wall: float) -> None:
+    queries_members.change_nodes(connection, rows)
+    queries_members.change_network(connection, slow_elapsed=elapsed, slow_wall=wall)

@@ -1,0 +1,120 @@
+"""How the network is: policy and status, computed when asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from holdfast.coordinator.settings import floor_of
+from holdfast.coordinator.state import State
+from holdfast.errors import Conflict
+from holdfast.metadata import queries_members, queries_status
+from holdfast.metadata.queries_status import CopiesRow
+from holdfast.wire import messages as m
+from holdfast.wire.serve import Call
+
+
+class Counts:
+    """Counts over all packs, kept until something is committed or the nodes with live copies are others."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._copies: tuple[object, list[CopiesRow]] = (None, [])
+        self._nodes: tuple[object, dict[int, tuple[int, int]]] = (None, {})
+
+    async def by_copies(self) -> list[CopiesRow]:
+        """Leased and live packs by live copies and target."""
+        live = self._state.registry.live()
+        key = (self._state.position.current, live)
+        if self._copies[0] != key:
+            self._copies = key, await self._state.database.run(queries_status.packs_by_copies, sorted(live))
+        return self._copies[1]
+
+    async def by_node(self) -> dict[int, tuple[int, int]]:
+        """Node number -> (packs, bytes)."""
+        key = self._state.position.current
+        if self._nodes[0] != key:
+            self._nodes = key, await self._state.database.run(queries_status.packs_by_node)
+        return self._nodes[1]
+
+    def forget(self) -> None:
+        """Something changed that is no commit."""
+        self._copies, self._nodes = (None, []), (None, {})
+
+
+def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | None]:
+    """Counts for people, and how many nodes may die now without a pack being lost (None without packs)."""
+    total = healthy = lost = endangered = size = 0
+    fewest: int | None = None
+    for row in rows:
+        total += row.packs
+        size += row.bytes
+        if row.live >= row.target:
+            healthy += row.packs
+        elif row.live == 0:
+            lost += row.packs
+        elif row.live <= floor_of(row.target, floor):
+            endangered += row.packs
+        fewest = row.live if fewest is None else min(fewest, row.live)
+    counts = m.PackCounts(
+        total=total, healthy=healthy, degraded=total - healthy - lost, lost=lost, floor=endangered, stored=size
+    )
+    return counts, None if fewest is None else max(fewest - 1, 0)
+
+
+class Status:
+    """Handlers."""
+
+    def __init__(self, state: State, counts: Counts) -> None:
+        self._state = state
+        self._counts = counts
+
+    def _policy(self) -> m.Policy:
+        policy = self._state.policy
+        floor = floor_of(policy.survive + 1, self._state.settings.floor)
+        return m.Policy(survive=policy.survive, floor=floor, version=policy.version)
+
+    async def policy(self, call: Call, request: None) -> m.Policy:
+        self._state.require_member(call.caller)
+        return self._policy()
+
+    async def change_policy(self, call: Call, request: m.PolicyChange) -> m.Policy:
+        """By an operator; a change that was made already is answered as done."""
+        state = self._state
+        state.access.require_operator(call.caller)
+        if request.version != state.policy.version:
+            if request.version == state.policy.version - 1 and request.survive == state.policy.survive:
+                return self._policy()
+            raise Conflict(
+                f"the policy is survive {state.policy.survive} (version {state.policy.version}) now: look and try again"
+            )
+        state.policy.version += 1  # before the first await, so that of two changes one is refused
+        try:
+            await state.database.run(
+                lambda connection: queries_members.change_network(
+                    connection, survive=request.survive, policy_version=request.version + 1
+                )
+            )
+        except BaseException:
+            state.policy.version -= 1
+            raise
+        state.policy.survive = request.survive
+        return self._policy()
+
+    async def status(self, call: Call, request: None) -> m.Status:
+        state = self._state
+        state.require_member(call.caller)
+        packs, may_die = pack_counts(await self._counts.by_copies(), state.settings.floor)
+        nodes = state.registry.all()
+        live = [node for node in nodes if state.registry.is_live(node)]
+        return m.Status(
+            packs=packs,
+            nodes=dict(Counter(state.registry.state(node)[0] for node in nodes)),
+            tasks=m.TaskCounts(),
+            policy=self._policy(),
+            machines=len({node.domain for node in live}),
+            disks=len({node.store for node in live}),
+            may_die=may_die,
+            vaults=state.access.vaults,
+            epoch=state.position.epoch,
+            commit=state.position.commit,
+        )

@@ -1,0 +1,235 @@
+"""A batch of commits as one database transaction: read what they touch, decide in memory, write what changed."""
+
+from __future__ import annotations
+
+from collections import ChainMap, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection
+
+from holdfast.blob import Digest
+from holdfast.coordinator.commit import Change, Keep, Pack, Ref, Tag, Terms, View, decide
+from holdfast.errors import HoldfastError
+from holdfast.metadata import queries_members, queries_packs, queries_refs
+from holdfast.metadata.tables import PackState
+from holdfast.wire.messages import RefResult
+
+Results: TypeAlias = list[list[RefResult]]
+
+NO_PACKS = Digest.of(b"")
+"""The keep list of a ref that needs no pack: known without being sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """``outcomes``: for each change its results, or why it was refused; ``commit``: the commit number reached."""
+
+    outcomes: list[Results | HoldfastError]
+    commit: int
+
+
+def run_batch(connection: Connection, changes: Sequence[Change], terms: Terms, commit: int) -> Batch:
+    """All ``changes`` in order; each that changes something raises the commit number, from ``commit``, by one."""
+    loaded, view, keep_numbers = _load(connection, changes)
+    outcomes: list[Results | HoldfastError] = []
+    for change in changes:
+        layer = view.layer()
+        try:
+            outcomes.append(decide(change, layer, terms))
+        except HoldfastError as error:
+            outcomes.append(error)
+            continue
+        if layer.changed:
+            commit += 1
+            view.take(layer)
+    if view.changed:
+        _write(connection, view, loaded, keep_numbers, terms, commit)
+    return Batch(outcomes, commit)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_packs(connection: Connection, rows: Iterable[Any]) -> dict[int, Pack]:
+    """Rows of ``queries_packs`` with their places, by number."""
+    found = list(rows)
+    places = queries_packs.places(connection, (row.number for row in found))
+    return {
+        row.number: Pack(
+            digest=Digest(row.digest),
+            vault=row.vault,
+            size=row.size,
+            state=PackState(row.state),
+            target=row.target,
+            lease_until=row.lease_until,
+            places=places.get(row.number, {}),
+            number=row.number,
+        )
+        for row in found
+    }
+
+
+def _load(connection: Connection, changes: Sequence[Change]) -> tuple[dict[Digest, Pack], View, dict[Keep, int]]:
+    digests: set[Digest] = set()
+    wanted_keeps: defaultdict[int, set[Digest]] = defaultdict(set)
+    wanted_refs: defaultdict[int, dict[bytes, int]] = defaultdict(dict)
+    for change in changes:
+        digests.update(pack.digest for pack in change.packs)
+        digests.update(change.known)
+        for kept_packs in change.keeps.values():
+            digests.update(kept_packs)
+        wanted_keeps[change.vault].update(change.keeps)
+        refs = wanted_refs[change.vault]
+        for group in change.groups:
+            for ref in group:
+                wanted_keeps[change.vault].add(ref.keep)
+                refs[ref.tag] = min(ref.version, refs.get(ref.tag, ref.version))
+    keep_numbers = _known_keeps(connection, wanted_keeps)
+    kept = queries_packs.packs_kept(connection, keep_numbers.values())
+    packs = load_packs(connection, queries_packs.packs_by_digest(connection, digests))
+    more = {number for numbers in kept.values() for number in numbers} - packs.keys()
+    if more:
+        packs |= load_packs(connection, queries_packs.packs_by_number(connection, more))
+    by_digest = {pack.digest: pack for pack in packs.values()}
+    keeps: dict[Keep, tuple[Digest, ...]] = {
+        keep: tuple(sorted(packs[pack].digest for pack in kept.get(number, ())))
+        for keep, number in keep_numbers.items()
+    }
+    keeps.update({(change.vault, NO_PACKS): () for change in changes})
+    refs_found, past = _known_refs(connection, wanted_refs, keep_numbers)
+    used = queries_members.bytes_used(connection, sorted({change.vault for change in changes}))
+    view = View(
+        ChainMap({}, by_digest), ChainMap({}, refs_found), ChainMap({}, keeps), ChainMap({}, past), ChainMap({}, used)
+    )
+    return by_digest, view, keep_numbers
+
+
+def _known_keeps(connection: Connection, wanted: dict[int, set[Digest]]) -> dict[Keep, int]:
+    found: dict[Keep, int] = {}
+    for vault, digests in wanted.items():
+        if digests:
+            for digest, number in queries_packs.keep_lists_by_digest(connection, vault, digests).items():
+                found[vault, Digest(digest)] = number
+    return found
+
+
+def _known_refs(
+    connection: Connection, wanted: dict[int, dict[bytes, int]], keep_numbers: dict[Keep, int]
+) -> tuple[dict[Tag, Ref], dict[Tag, frozenset[bytes]]]:
+    """Present refs, and the etags of kept versions of those tags whose change may be one that was made before."""
+    found: dict[Tag, Ref] = {}
+    past: dict[Tag, frozenset[bytes]] = {}
+    for vault, tags in wanted.items():
+        old: list[bytes] = []
+        for row in queries_refs.refs_by_tag(connection, vault, tags) if tags else ():
+            keep = Digest(row.keep_digest)
+            keep_numbers[vault, keep] = row.keep
+            found[vault, row.tag] = Ref(
+                tag=row.tag, parent=row.parent, kind=row.kind, survive=0, version=row.version, previous=None,
+                etag=row.etag, record=row.record, keep=keep, committed=row.committed,
+            )  # fmt: skip
+            if tags[row.tag] <= row.version:
+                old.append(row.tag)
+        for tag, etags in queries_refs.past_etags(connection, vault, old).items():
+            past[vault, tag] = frozenset(etags)
+    return found, past
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    connection: Connection,
+    view: View,
+    loaded: dict[Digest, Pack],
+    keep_numbers: dict[Keep, int],
+    terms: Terms,
+    commit: int,
+) -> None:
+    numbers = _write_packs(connection, view.packs.maps[0], loaded)
+    refs = view.refs.maps[0]
+    named = {(vault, ref.keep) for (vault, _), ref in refs.items()}
+    named.update((vault, ref.keep) for vault, ref in view.replaced)
+    fresh = sorted(named - keep_numbers.keys())
+    made = queries_packs.add_keep_lists(connection, [{"vault": vault, "digest": keep} for vault, keep in fresh])
+
+    def pack_number(digest: Digest) -> int:
+        number = numbers.get(digest)
+        return number if number is not None else _number(loaded[digest])
+
+    def keep_number(vault: int, keep: Digest) -> int:
+        number = keep_numbers.get((vault, keep))
+        return number if number is not None else made[vault, keep]
+
+    queries_packs.add_keep_packs(
+        connection,
+        [{"keep": made[keep], "pack": pack_number(digest)} for keep in fresh for digest in view.keeps[keep]],
+    )
+    queries_refs.add_history(
+        connection,
+        [
+            {
+                "vault": vault, "tag": ref.tag, "version": ref.version, "etag": ref.etag, "record": ref.record,
+                "keep": keep_number(vault, ref.keep), "committed": ref.committed,
+                "until": terms.slow + terms.history_s,
+            }
+            for vault, ref in view.replaced
+        ],
+    )  # fmt: skip
+    queries_refs.put_refs(
+        connection,
+        [
+            {
+                "vault": vault, "tag": ref.tag, "parent": ref.parent, "kind": ref.kind, "version": ref.version,
+                "etag": ref.etag, "record": ref.record, "keep": keep_number(vault, ref.keep),
+                "commit_number": commit, "committed": ref.committed,
+            }
+            for (vault, _), ref in refs.items()
+        ],
+    )  # fmt: skip
+    queries_members.change_bytes_used(connection, view.used.maps[0])
+    queries_members.change_network(connection, commit_number=commit)
+
+
+def _number(pack: Pack) -> int:
+    assert pack.number is not None, "a loaded pack has its number"
+    return pack.number
+
+
+def _write_packs(
+    connection: Connection, changed: Mapping[Digest, Pack], loaded: dict[Digest, Pack]
+) -> dict[Digest, int]:
+    """Writes packs and their places; the numbers of new ones."""
+    new = [pack for pack in changed.values() if pack.number is None]
+    made = queries_packs.add_packs(
+        connection,
+        [
+            {"digest": pack.digest, "vault": pack.vault, "size": pack.size, "state": pack.state,
+             "target": pack.target, "lease_until": pack.lease_until}
+            for pack in new
+        ],
+    )  # fmt: skip
+    numbers = {Digest(digest): number for digest, number in made.items()}
+    moved: list[dict[str, int]] = []
+    gone: list[tuple[int, int]] = []
+    states: list[dict[str, Any]] = []
+    for digest, pack in changed.items():
+        old = loaded.get(digest)
+        number = numbers[digest] if old is None else _number(old)
+        places = {} if old is None else old.places
+        moved += (
+            {"pack": number, "node": node, "sequence": sequence}
+            for node, sequence in pack.places.items()
+            if places.get(node) != sequence
+        )
+        gone += ((number, node) for node in places if node not in pack.places)
+        if old is not None and (old.state, old.target, old.lease_until) != (pack.state, pack.target, pack.lease_until):
+            states.append(
+                {"number_": number, "state_": pack.state, "target_": pack.target, "lease_until_": pack.lease_until}
+            )
+    queries_packs.change_packs(connection, states)
+    queries_packs.unplace(connection, gone)
+    queries_packs.place(connection, moved)
+    return numbers
