@@ -164,12 +164,17 @@ class DiskStore:
         changes = self._changes
         self._check_open()
         changes.health.check()
-        if leaf_number(digest) in changes.present and await self._visit(self._sync_pool, changes.look, digest, size):
-            return Stored(digest, size, False)
-        if size > SMALL_BYTES_MAX or not changes.space.fits(size):
+        small = size <= SMALL_BYTES_MAX
+        fits = changes.space.fits(size)
+        # A small body is read before anybody looks whether it is there: a second visit to the pool would cost more.
+        if not (small and fits):
+            if leaf_number(digest) in changes.present and await self._visit(
+                self._sync_pool, changes.look, digest, size
+            ):
+                return Stored(digest, size, False)
             await self._visit(self._pool, changes.look_at_space)
         with changes.space.reserved(size):
-            if size <= SMALL_BYTES_MAX:
+            if small:
                 data = await _gather(digest, size, source)
                 new = await self._visit(self._sync_pool, changes.keep, digest, size, data)
             else:
@@ -179,7 +184,7 @@ class DiskStore:
     async def _receive(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> bool:
         """A large body: written and hashed piece by piece, side by side, while it comes."""
         changes, checker = self._changes, Checker(digest, size)
-        temporary = changes.temporary_name()
+        temporary = changes.temporary()
         opened: list[int] = []
 
         async def take(piece: Buffer) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from holdfast.blob import Buffer, Checker, Digest
-from holdfast.errors import Corrupt, DigestMismatch, NotFound, Unavailable
+from holdfast.errors import Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
 from holdfast.files import Files
 from holdfast.stores.disk_aside import Aside
 from holdfast.stores.disk_commit import Commit
@@ -66,8 +65,17 @@ class DiskChanges:
                 self.space.move(used=size)
                 if size == 0 and digest != _EMPTY:  # what some file systems leave of a file after a power cut
                     self._set_aside(digest, "empty at the start")
-                else:  # a delete was cut short, or the blob came back: the blob wins
-                    self.space.move(trash=-self.trash.drop(digest))
+                elif self.trash.find(digest) is not None:
+                    self._settle_both(digest)
+
+    def _settle_both(self, digest: Digest) -> None:
+        """A blob that is also in trash: a delete or a restore was cut short, or it was put again. The blob wins.
+
+        Its name may come from a restore whose sync never ran, so the trash keeps its own until that is made up for.
+        """
+        with contextlib.suppress(HoldfastError):  # poisoned: both stay, and the store only reads
+            self.commit.settle(digest)
+            self.space.move(trash=-self.trash.drop(digest))
 
     def look_at_space(self) -> None:
         """Asks how much is free; a refusal leaves the last answer standing."""
@@ -91,31 +99,27 @@ class DiskChanges:
 
     def keep(self, digest: Digest, size: int, data: Sequence[Buffer]) -> bool:
         """All of a small blob in one go; True if it is new."""
+        if leaf_number(digest) in self.present and self.look(digest, size):
+            return False
         checker = Checker(digest, size)
         for piece in data:
             checker.update(piece)
         checker.finish()
-        with self.temporary() as temporary:
+        temporary = self.temporary()
+        try:
             descriptor = self.create(temporary)
             try:
-                for piece in data:
-                    self.write(descriptor, piece)
+                self.write(descriptor, data[0] if len(data) == 1 else b"".join(data))
                 self.sync(descriptor)
             finally:
                 self.close(descriptor)
             return self.place(temporary, digest, size)
-
-    @contextmanager
-    def temporary(self) -> Iterator[Path]:
-        """A name for a new file on the same file system; what bears it at the end is removed."""
-        path = self.temporary_name()
-        try:
-            yield path
         finally:
-            self.commit.discard(path)
+            self.commit.discard(temporary)
 
-    def temporary_name(self) -> Path:
-        return self._paths.incoming / str(next(self._names))
+    def temporary(self) -> Path:
+        """A name for a new file on the same file system; whoever asks ends with ``commit.discard``."""
+        return Path(f"{self._paths.root}/incoming/{next(self._names)}")
 
     def create(self, temporary: Path) -> int:
         self.health.check()
@@ -152,14 +156,15 @@ class DiskChanges:
             if not linked:
                 self.commit.unsettled.discard(digest)
         if new:
-            self.space.move(used=size)
+            self.space.kept(size)
         self.commit.settle(digest)
         self.health.check()
         self.commit.unsettled.discard(digest)
         if self.trash.find(digest) is not None:
             with self._moving, self.health.changing("removing from trash"):
                 self.space.move(trash=-self.trash.drop(digest))
-        self.look_at_space()
+        if self.space.stale():
+            self.look_at_space()
         return new
 
     def _keep_if_right(self, digest: Digest, suspicion: str) -> bool:

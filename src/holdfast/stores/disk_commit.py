@@ -24,7 +24,7 @@ class _Turn:
     """One directory sync that is still to begin; whoever made it does it."""
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        self.ended = False
         self.failed = False
 
 
@@ -43,37 +43,38 @@ class DirectorySyncs:
 
         StorePoisoned if it failed, or anything on this store did before: nothing is synced again after that.
         """
+        mine: _Turn | None = None  # what others may be waiting for
         with self._changed:
-            turn = self._next.get(path)
-            leads = turn is None
-            if turn is None:
-                turn = self._next[path] = _Turn()
-        if leads:
-            self._lead(path, turn)
-            return
-        turn.ended.wait()
-        if turn.failed:
-            self._health.check()
-            raise Unavailable(f"the sync of directory {path} failed")
-
-    def _lead(self, path: Path, turn: _Turn) -> None:
-        with self._changed:
-            while path in self._running:
-                self._changed.wait()
-            del self._next[path]  # whoever comes from here on may have changed something after the sync began
+            if path in self._running:
+                turn = self._next.get(path)
+                if turn is not None:
+                    return self._follow(path, turn)
+                mine = self._next[path] = _Turn()
+                while path in self._running:
+                    self._changed.wait()
+                del self._next[path]  # whoever comes from here on may have changed something after the sync began
             self._running.add(path)
+        failed = True
         try:
             self._health.check()
-            with self._health.syncing(f"the sync of directory {path}"):
+            with self._health.syncing("the sync of a directory"):
                 self._files.sync_directory(path)
-        except BaseException:
-            turn.failed = True
-            raise
+            failed = False
         finally:
             with self._changed:
                 self._running.discard(path)
+                if mine is not None:
+                    mine.ended, mine.failed = True, failed
                 self._changed.notify_all()
-            turn.ended.set()
+        return None
+
+    def _follow(self, path: Path, turn: _Turn) -> None:
+        """With the lock held: waits until another thread has done the sync for us."""
+        while not turn.ended:
+            self._changed.wait()
+        if turn.failed:
+            self._health.check()
+            raise Unavailable(f"the sync of directory {path} failed")
 
 
 class Commit:
@@ -92,33 +93,41 @@ class Commit:
         self._files = files
         self._paths = paths
         self._health = health
-        self._settled: set[int] = set()
-        self._settled_fans: set[int] = set()
+        self._settled: set[int] = set()  # leaves whose entries were synced since the start
+        self._named: set[int] = set()  # leaves whose own names are durable
+        self._named_fans: set[int] = set()
 
     def link(self, temporary: Path, digest: Digest) -> bool:
         """The file's final name, not yet durable; False if the name is taken."""
         number = leaf_number(digest)
         with self._health.changing("making a name"):
-            if number not in self._settled:
+            if number not in self.present:
                 self._files.make_directory(self._paths.leaf(digest), durable=False)
                 self.present.add(number)
             return self._files.link(temporary, self._paths.blob(digest))
 
     def settle(self, digest: Digest) -> None:
-        """Makes the name of ``digest`` durable, and its directories' names where they may not be yet."""
+        """Makes the name of ``digest`` durable, and its directories' names where they may not be yet.
+
+        One sync of a directory makes all names durable that were in it before; so a start costs each of the 256
+        upper directories one sync, however many leaves it has.
+        """
         number = leaf_number(digest)
         self.syncs.sync(self._paths.leaf(digest))
-        if number in self._settled:
-            return
-        self.syncs.sync(self._paths.fan(digest))
-        if digest[0] not in self._settled_fans:
-            self.syncs.sync(self._paths.objects)
-            self._settled_fans.add(digest[0])
         self._settled.add(number)
+        if number not in self._named:
+            siblings = [leaf for leaf in range(number & 0xFF00, (number | 0xFF) + 1) if leaf in self.present]
+            self.syncs.sync(self._paths.fan(digest))
+            self._named.update(siblings)
+        if digest[0] not in self._named_fans:
+            fans = {leaf >> 8 for leaf in self.present.copy()}
+            self.syncs.sync(self._paths.objects)
+            self._named_fans.update(fans)
 
     def settled(self, digest: Digest) -> None:
-        """Like ``settle``, for a name found: nothing to do where this process has synced since."""
-        if leaf_number(digest) not in self._settled:
+        """Like ``settle``, for a name found: nothing to do where this process has synced since its start."""
+        number = leaf_number(digest)
+        if not (number in self._settled and number in self._named and digest[0] in self._named_fans):
             self.settle(digest)
 
     def discard(self, temporary: Path) -> None:

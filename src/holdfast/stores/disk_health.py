@@ -8,8 +8,8 @@ store becomes read-only until its operator has looked at the disk and started it
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Set
+from contextlib import AbstractContextManager
 
 import structlog
 
@@ -32,9 +32,7 @@ class DiskHealth:
     def check(self) -> None:
         """StorePoisoned once anything that matters has failed."""
         if self.poisoned is not None:
-            raise StorePoisoned(
-                f"the store in {self._name} is read-only since {self.poisoned}; look at the disk, then restart"
-            )
+            raise StorePoisoned(self._sentence())
 
     def poison(self, reason: str) -> None:
         """From now on the store is read-only. The first reason stays."""
@@ -42,40 +40,48 @@ class DiskHealth:
             self.poisoned = reason
             _log.error("store_poisoned", store=self._name, reason=reason)
 
-    @contextmanager
-    def changing(self, what: str) -> Iterator[None]:
+    def changing(self, what: str) -> AbstractContextManager[None]:
         """Around a write, link, rename or unlink: a full disk is NoSpace, a broken one poisons."""
-        try:
-            yield
-        except HoldfastError:  # some of ours are OSErrors too
-            raise
-        except OSError as error:
-            if error.errno in FULL:
-                raise NoSpace(f"the disk of {self._name} is full") from error
-            if error.errno in BROKEN:
-                self.poison(f"{what} failed: {error.strerror}")
-                self._raise(error)
-            raise Unavailable(f"{what} failed in {self._name}: {error.strerror or error}") from error
+        return _Watch(self, what, full_is_fine=True, poisoning=BROKEN)
 
-    @contextmanager
-    def syncing(self, what: str, *, disposable: bool = False) -> Iterator[None]:
+    def syncing(self, what: str, *, disposable: bool = False) -> AbstractContextManager[None]:
         """Around a sync: every failure poisons.
 
         The one exception is a full disk while a ``disposable`` file is synced, one that nobody was promised and that
         is thrown away now: file systems that allocate late, or over a network, report it only here.
         """
-        try:
-            yield
-        except HoldfastError:
-            raise
-        except OSError as error:
-            if disposable and error.errno in FULL:
-                raise NoSpace(f"the disk of {self._name} is full") from error
-            self.poison(f"{what} failed: {error.strerror or error}")
-            self._raise(error)
+        return _Watch(self, what, full_is_fine=disposable, poisoning=None)
 
-    def _raise(self, cause: OSError) -> None:
-        try:
-            self.check()
-        except StorePoisoned as poisoned:
-            raise poisoned from cause
+    def translated(self, error: OSError, what: str, *, full_is_fine: bool, poisoning: Set[int] | None) -> HoldfastError:
+        """What ``error`` is to our caller; ``poisoning`` None: every number poisons."""
+        if full_is_fine and error.errno in FULL:
+            return NoSpace(f"the disk of {self._name} is full")
+        reason = f"{what} failed: {error.strerror or error}"
+        if poisoning is not None and error.errno not in poisoning:
+            return Unavailable(f"{reason} (in {self._name})")
+        self.poison(reason)
+        return StorePoisoned(self._sentence())
+
+    def _sentence(self) -> str:
+        return f"the store in {self._name} is read-only since {self.poisoned}; look at the disk, then restart"
+
+
+class _Watch:
+    """Translates what leaves a ``with`` block; a class because it is entered ten times for each put."""
+
+    __slots__ = ("_full_is_fine", "_health", "_poisoning", "_what")
+
+    def __init__(self, health: DiskHealth, what: str, *, full_is_fine: bool, poisoning: Set[int] | None) -> None:
+        self._health = health
+        self._what = what
+        self._full_is_fine = full_is_fine
+        self._poisoning = poisoning
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, HoldfastError):  # some of ours are OSErrors too
+            raise self._health.translated(
+                error, self._what, full_is_fine=self._full_is_fine, poisoning=self._poisoning
+            ) from error

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from holdfast.errors import NoSpace
 
+_LOOK_BYTES = 4 << 20
+
 
 @dataclass(frozen=True)
 class StoreSpace:
@@ -39,6 +41,7 @@ class SpaceBook:
         self.reserve = reserve
         self._lock = threading.Lock()
         self._free = free
+        self._since = 0  # bytes kept since the last look at the file system
         self._used = self._trash = self._quarantine = self._incoming = 0
 
     def read(self) -> StoreSpace:
@@ -57,6 +60,11 @@ class SpaceBook:
         """The file system has ``free`` bytes now."""
         with self._lock:
             self._free = free
+            self._since = 0
+
+    def stale(self) -> bool:
+        """Was so much written since the last look that it is worth another?"""
+        return self._since >= _LOOK_BYTES
 
     def move(self, *, used: int = 0, trash: int = 0, quarantine: int = 0) -> None:
         """Adds to the accounts; negative numbers take away."""
@@ -64,6 +72,13 @@ class SpaceBook:
             self._used += used
             self._trash += trash
             self._quarantine += quarantine
+
+    def kept(self, size: int) -> None:
+        """A new blob was written; until the next look it is taken off the last answer of the file system."""
+        with self._lock:
+            self._used += size
+            self._free -= size
+            self._since += size
 
     def fits(self, size: int) -> bool:
         return size <= self.read().available
