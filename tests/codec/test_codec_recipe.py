@@ -109,6 +109,8 @@ def entry(number: int, **fields: Any) -> list[RecipeEntry]:
         {"entries": [*FILE.entries, FILE.entries[-1]]},
         {"entries": [*FILE.entries[:4], FILE.entries[3], *FILE.entries[4:]]},
         {"entries": []},
+        {"entries": [], "packs": ()},
+        {"entries": [*FILE.entries[:8], FILE.entries[8]._replace(length=216)], "packs": FILE.packs[:2]},
         {"packs": FILE.packs[:-1]},
         {"packs": (*FILE.packs, Digest(bytes(32)))},
         {"packs": (FILE.packs[0], FILE.packs[0], FILE.packs[2])},

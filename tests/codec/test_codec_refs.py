@@ -293,6 +293,44 @@ def test_sealed_fields_that_are_not_canonical_are_refused() -> None:
             open_record(VAULT, forged(other, clear), None)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, 1),
+        (9, 2),
+        (10, 2),
+        (11, 0),
+        (11, 5),
+        (113, 1),
+        (113, 2),
+        (113, 3),
+        (114, 1),
+        (115, 1),
+        (123, 0),
+        (116, 128),
+        (124, 1),
+    ],
+)
+def test_the_clear_part_is_read_strictly_without_keys(place: int, value: int) -> None:
+    changed = bytearray(RECORD)
+    assert changed[place] != value
+    changed[place] = value
+    with pytest.raises(BadRequest):
+        parse_record(bytes(changed))
+
+
+def test_sealed_padding_has_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear = clear_for(FILE, RefKind.FILE)
+    right = refs._padded(canonical(sealed_value(FILE.in_pack(PACK))))
+    longer = (int.from_bytes(right[:2], "big") + 1).to_bytes(2, "big") + right[2:]
+    for plaintext in (right[:-1] + b"\1", right + bytes(64), longer, b"\xff\xff" + right[2:]):
+        monkeypatch.setattr(refs, "_padded", lambda data, plaintext=plaintext: plaintext)
+        record = forged(FILE.in_pack(PACK), clear)
+        monkeypatch.undo()
+        with pytest.raises(Corrupt):
+            open_record(VAULT, record, None)
+
+
 def test_lengths_of_paths_show_only_roughly() -> None:
     sizes = {len(record_of(RefSealed("p" * n, Attributes()), RefKind.TOMBSTONE)) for n in range(1, 200)}
     assert len(sizes) <= 5
@@ -370,14 +408,14 @@ def test_clear_fields_out_of_bounds(fields: dict[str, Any]) -> None:
         record_of(generation=1 << 32)
 
 
-@given(st.lists(digests, max_size=9))
+@given(st.lists(digests, min_size=1, max_size=9))
 def test_keep_lists(found: list[Digest]) -> None:
     data = keep_list(found + found)
     assert parse_keep_list(data) == sorted(set(found))
     assert keep_list(reversed(found)) == data
 
 
-@pytest.mark.parametrize("data", [b"x", PACK + b"x", PACK + PACK, OTHER + PACK])
+@pytest.mark.parametrize("data", [b"", b"x", PACK + b"x", PACK + PACK, OTHER + PACK])
 def test_keep_lists_have_one_form(data: bytes) -> None:
     with pytest.raises(BadRequest):
         parse_keep_list(data)

@@ -118,8 +118,8 @@ def keep_list(digests: Iterable[Digest]) -> bytes:
 
 
 def parse_keep_list(data: bytes) -> list[Digest]:
-    """BadRequest unless it is exactly what ``keep_list`` makes of at most ``KEEP_PACKS_MAX`` packs."""
-    if len(data) % DIGEST_BYTES or len(data) > KEEP_PACKS_MAX * DIGEST_BYTES:
+    """BadRequest unless it is exactly what ``keep_list`` makes of 1 to ``KEEP_PACKS_MAX`` packs."""
+    if not data or len(data) % DIGEST_BYTES or len(data) > KEEP_PACKS_MAX * DIGEST_BYTES:
         raise BadRequest("a keep list is pack digests of 32 bytes, one after another")
     found = [Digest(data[start : start + DIGEST_BYTES]) for start in range(0, len(data), DIGEST_BYTES)]
     if any(one >= other for one, other in itertools.pairwise(found)):
@@ -194,7 +194,10 @@ def tags(keys: VaultKeys, path: str) -> tuple[bytes, bytes]:
 
 
 def encode_ref_chunk(nonce16: bytes, clear: RefClear, sealed: RefSealed) -> bytes:
-    """The plaintext of the ref chunk. A recipe in the same pack has pack None."""
+    """The plaintext of the ref chunk. A recipe in the same pack has pack None.
+
+    The nonce is the record's. A ref that is packed again, into another pack, is another record: it takes a new nonce.
+    """
     check(clear, sealed, whole=False)
     if len(nonce16) != NONCE_BYTES:
         raise BadRequest(f"a ref's nonce has {NONCE_BYTES} bytes")
