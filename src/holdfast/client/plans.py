@@ -79,7 +79,7 @@ class Plans:
         plan = await self._plan(size, 1, avoid)
         return plan[0]
 
-    async def warm(self, size: int) -> None:
+    def warm(self, size: int) -> None:
         """Begins to take places for packs of ``size`` ahead, without waiting for them."""
         slot_size = next(found for found in self._sizes if found >= size)
         if not self._stock[slot_size]:

@@ -1,0 +1,217 @@
+"""Reading ranges of packs from whoever holds them: hedged, checked, the next holder asked when one is wrong or silent.
+
+The first right answer wins. A wrong copy is reported to its node in the background, which re-reads and quarantines it;
+only when every copy is wrong does the reader hear of it (docs/design.md, Who checks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from holdfast.auth.identity import Id
+from holdfast.blob import Digest
+from holdfast.client.latency import Latency
+from holdfast.clock import Clock
+from holdfast.errors import Corrupt, HoldfastError, NotFound, Unavailable
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient, Target
+from holdfast.wire.messages import NodeAddress
+
+BODY_PATIENCE_S = 1.0
+RATE_TIMES = 4.0
+REPORTS_MAX = 64
+BUFFERS_KEPT_BYTES = 48 << 20
+
+T = TypeVar("T")
+
+Places = Mapping[Digest, Sequence[NodeAddress]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Buffers:
+    """Buffers that are used again: a new one of several MiB costs more than what is done with it."""
+
+    def __init__(self, bytes_max: int = BUFFERS_KEPT_BYTES) -> None:
+        self._free: list[bytearray] = []
+        self._held = 0
+        self._bytes_max = bytes_max
+
+    def take(self, size: int) -> bytearray:
+        """At least ``size`` bytes, with whatever is in them."""
+        best = None
+        for number, buffer in enumerate(self._free):
+            if len(buffer) >= size and (best is None or len(buffer) < len(self._free[best])):
+                best = number
+        if best is None:
+            return bytearray(size)
+        self._held -= len(self._free[best])
+        return self._free.pop(best)
+
+    def give(self, buffer: bytearray) -> None:
+        """Back; nobody uses it any more."""
+        if buffer and self._held + len(buffer) <= self._bytes_max:
+            self._free.append(buffer)
+            self._held += len(buffer)
+
+
+class PackReader:
+    """Reads for one device. Any number of reads at once."""
+
+    def __init__(
+        self, http: HttpClient, latency: Latency, clock: Clock, certificate: bytes, *, hedge_s_min: float
+    ) -> None:
+        """``certificate``: the device's, countersigned: it is the grant for reading its vault's packs."""
+        self.bytes_read = 0
+        """Bytes that came, from whichever node."""
+        self._http = http
+        self._latency = latency
+        self._clock = clock
+        self._certificate = certificate
+        self._hedge_s_min = hedge_s_min
+        self._rates: dict[Id, float] = {}
+        self._reports: set[asyncio.Task[None]] = set()
+        self._reported: set[tuple[Id, Digest]] = set()
+        self.buffers = Buffers()
+
+    async def read(
+        self,
+        pack: Digest,
+        start: int,
+        stop: int,
+        holders: Sequence[NodeAddress],
+        check: Callable[[memoryview], Awaitable[T]],
+    ) -> T:
+        """``check(bytes start to stop)`` of the first holder whose bytes pass it.
+
+        ``check`` raises Corrupt for wrong bytes and keeps no reference to its argument. Corrupt when all copies that
+        answered are wrong, Unavailable when none answered; both name the pack and the nodes.
+        """
+        order = self._order(holders)
+        tasks: dict[asyncio.Task[T], NodeAddress] = {}
+        wrong: dict[str, str] = {}
+        silent: dict[str, str] = {}
+        try:
+            while order or tasks:
+                if not tasks:
+                    self._begin(tasks, order, pack, start, stop, check)
+                newest = next(reversed(tasks))
+                patience = self._patience(tasks[newest].id, stop - start) if order else None
+                done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if not done and order:
+                    self._begin(tasks, order, pack, start, stop, check)
+                for task in done:
+                    node = tasks.pop(task)
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if isinstance(error, Corrupt):
+                        wrong[node.name] = error.detail
+                        self._report(node, pack)
+                    elif isinstance(error, HoldfastError):
+                        silent[node.name] = "does not have it" if isinstance(error, NotFound) else error.detail
+                        if isinstance(error, Unavailable):
+                            self._latency.failed(node.id, self._clock.monotonic())
+                    else:
+                        raise error
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
+        if wrong and not any(reason != "does not have it" for reason in silent.values()):
+            names = ", ".join(f"{name} ({reason})" for name, reason in wrong.items())
+            raise Corrupt(f"every copy of pack {pack} is damaged: {names}", pack=str(pack), nodes=list(wrong))
+        names = "; ".join(f"{name}: {reason}" for name, reason in {**silent, **wrong}.items())
+        raise Unavailable(f"no copy of pack {pack} could be read ({names or 'no node is known to hold it'})")
+
+    async def close(self) -> None:
+        """Ends reports that are under way."""
+        for task in list(self._reports):
+            task.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
+
+    async def reported(self) -> None:
+        """Waits until the reports that are under way are delivered."""
+        await asyncio.gather(*self._reports, return_exceptions=True)
+
+    def _order(self, holders: Sequence[NodeAddress]) -> list[NodeAddress]:
+        by_id = {node.id: node for node in holders}
+        up = [node.id for node in holders if node.up]
+        down = [node.id for node in holders if not node.up]
+        now = self._clock.monotonic()
+        order = [by_id[id_] for id_ in (*self._latency.order(up, now), *self._latency.order(down, now))]
+        order.reverse()  # taken from the end
+        return order
+
+    def _patience(self, node: Id, size: int) -> float:
+        """Seconds to wait before another holder is asked beside ``node``: first byte and body as they usually are."""
+        rate = self._rates.get(node)
+        body = BODY_PATIENCE_S if rate is None else RATE_TIMES * size / rate
+        return self._latency.patience(node, self._hedge_s_min) + (body if size > 256 << 10 else 0.0)
+
+    def _begin(
+        self,
+        tasks: dict[asyncio.Task[T], NodeAddress],
+        order: list[NodeAddress],
+        pack: Digest,
+        start: int,
+        stop: int,
+        check: Callable[[memoryview], Awaitable[T]],
+    ) -> None:
+        node = order.pop()
+        if tasks:
+            _log.debug("read_hedged", pack=str(pack), beside=[other.name for other in tasks.values()], node=node.name)
+        tasks[asyncio.create_task(self._ask(node, pack, start, stop, check))] = node
+
+    async def _ask(
+        self, node: NodeAddress, pack: Digest, start: int, stop: int, check: Callable[[memoryview], Awaitable[T]]
+    ) -> T:
+        size = stop - start
+        buffer = self.buffers.take(size)
+        view = memoryview(buffer)[:size]
+        began = self._clock.monotonic()
+        self._latency.began(node.id)
+        try:
+            target = Target(node.id, node.url)
+            async with self._http.get_blob(target, pack, (start, stop), grant=self._certificate) as body:
+                first = self._clock.monotonic()
+                self._latency.first_byte(node.id, first - began)
+                if body.size != size:
+                    raise Corrupt(f"pack {pack} ends after {body.total} bytes")
+                at = 0
+                async for piece in body:
+                    view[at : at + len(piece)] = piece
+                    at += len(piece)
+            self.bytes_read += size
+            spent = self._clock.monotonic() - first
+            if size > 256 << 10 and spent > 0:
+                seen = self._rates.get(node.id, size / spent)
+                self._rates[node.id] = seen + 0.2 * (size / spent - seen)
+            return await check(view)
+        finally:
+            self._latency.ended(node.id)
+            self.buffers.give(buffer)
+
+    def _report(self, node: NodeAddress, pack: Digest) -> None:
+        """Tells the node to re-read its copy, once."""
+        _log.warning("bad_copy", node=node.name, pack=str(pack))
+        if (node.id, pack) in self._reported or len(self._reports) >= REPORTS_MAX:
+            return
+        self._reported.add((node.id, pack))
+        task = asyncio.create_task(self._verify(node, pack))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _verify(self, node: NodeAddress, pack: Digest) -> None:
+        try:
+            answer = await self._http.call(
+                Target(node.id, node.url), routes.BLOB_VERIFY, path={"digest": str(pack)}, grant=self._certificate
+            )
+            _log.info("bad_copy_reported", node=node.name, pack=str(pack), state=answer.state)
+        except HoldfastError as error:
+            _log.info("report_failed", node=node.name, pack=str(pack), reason=error.detail)

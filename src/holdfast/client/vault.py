@@ -1,0 +1,529 @@
+"""The SDK's face: a vault that is open. Everything it needs is handed in; ``assemble.py`` does that.
+
+All methods may be called at once from one event loop. Names are paths in the vault, ``""`` its root.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from holdfast.auth.identity import Identity
+from holdfast.blob import Buffer, Digest
+from holdfast.client.content import ContentReader
+from holdfast.client.coordinators import Coordinators
+from holdfast.client.drafts import Draft, Rule
+from holdfast.client.entries import Entry, Progress, PutSummary, Version, entry_of, kind_of
+from holdfast.client.fetch import PackReader
+from holdfast.client.get import Getter
+from holdfast.client.index import Index
+from holdfast.client.latency import Latency
+from holdfast.client.local import Excludes, look
+from holdfast.client.names import Found, Names
+from holdfast.client.plans import Plans
+from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
+from holdfast.client.put_tree import Remote, TreePutter
+from holdfast.client.remove import Remover
+from holdfast.client.settings import ClientSettings
+from holdfast.client.shards import ShardSender
+from holdfast.client.uploader import Uploader
+from holdfast.clock import Clock, Randomness
+from holdfast.codec import paths, refs
+from holdfast.codec.keys import VaultKeys
+from holdfast.codec.pack import PACK_BYTES_MAX, padded_size
+from holdfast.codec.refs import RefKind
+from holdfast.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
+from holdfast.files import Files
+from holdfast.pool import Pool
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient
+
+READ_BYTES_MAX = 1 << 30
+POLICY_S = 60.0
+DIRECTORIES_KNOWN_MAX = 10_000
+DIRECTORIES_KNOWN_S = 60.0
+UPLOADERS_MAX = 4
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Vault:
+    """One owner's names and files, on one device."""
+
+    def __init__(
+        self,
+        *,
+        keys: VaultKeys,
+        device: Identity,
+        certificate: bytes,
+        http: HttpClient,
+        coordinators: Coordinators,
+        index: Index,
+        pool: Pool,
+        clock: Clock,
+        randomness: Randomness,
+        files: Files,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        """``certificate``: the device's, countersigned. ``http`` and ``index`` are closed with the vault."""
+        self.id = keys.vault
+        self.settings = settings or ClientSettings()
+        self.coordinators = coordinators
+        self._keys = keys
+        self._device = device
+        self._http = http
+        self._index = index
+        self._pool = pool
+        self._clock = clock
+        self._randomness = randomness
+        self._files = files
+        self._latency = Latency()
+        self._sender = ShardSender(http, self._latency, clock)
+        self._reader = PackReader(http, self._latency, clock, certificate, hedge_s_min=self.settings.hedge_s_min)
+        self._names = Names(keys, coordinators, index, pool)
+        self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
+        self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
+        self._policy: tuple[float, int] | None = None
+        self._directories: dict[str, float] = {}
+        self._closed = False
+
+    async def __aenter__(self) -> Vault:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends what is under way and writes the index. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        for uploader in self._uploaders.values():
+            await uploader.close()
+        await self._reader.close()
+        await self._index.close()
+        await self._http.close()
+
+    # --- put ----------------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        source: Path | Buffer | AsyncIterable[Buffer],
+        name: str,
+        *,
+        survive: int | None = None,
+        allow_degraded: bool = False,
+        no_clobber: bool = False,
+        if_match: Digest | None = None,
+        meta: Mapping[str, str] | None = None,
+        dedup: bool = True,
+        reread: bool = False,
+        chunk_bytes: int | None = None,
+        mode: int = FILE_MODE,
+        mtime_ns: int | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Entry:
+        """Stores one file; returns when it is durable on ``survive + 1`` nodes and its name is committed.
+
+        A path gives its own mode and time; ``mode`` and ``mtime_ns`` (default: now) are for other sources. Exists with
+        ``no_clobber``, Conflict with ``if_match``, TooFewNodes when the network has fewer nodes than copies asked.
+        """
+        path = paths.normalise(name)
+        options = await self._options(
+            survive=survive, no_clobber=no_clobber, if_match=if_match, meta=meta, dedup=dedup, reread=reread,
+            chunk_bytes=chunk_bytes,
+        )  # fmt: skip
+        uploader = await self._uploader(survive, allow_degraded, options.chunk_bytes)
+        read = 0
+
+        def counted(count: int, name: str) -> None:
+            nonlocal read
+            read += count
+            if progress is not None:
+                progress(Progress(0, 1, read, total, name))
+
+        total: int | None = None
+        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted)
+        above = self._missing_directories(path)
+        uploader.active += 1
+        try:
+            if isinstance(source, Path):
+                local = await self._pool.run(look, source.resolve())
+                if stat.S_ISDIR(local.stat.st_mode):
+                    raise BadRequest(f"{source} is a directory; put_tree stores directories")
+                total = local.stat.st_size
+                draft = await putter.put_path(source.resolve(), path, options, above)
+            else:
+                stamp = int(self._clock.now() * 1e9) if mtime_ns is None else mtime_ns
+                if isinstance(source, bytes | bytearray | memoryview):
+                    total = len(source)
+                draft = await putter.put_stream(source, path, options, above, mode=mode, mtime_ns=stamp)
+        finally:
+            uploader.active -= 1
+        self._know_directories(above)
+        if progress is not None:
+            progress(Progress(1, 1, read, total if total is not None else read, path))
+        return _entry(draft)
+
+    async def put_tree(
+        self,
+        sources: Sequence[Path],
+        name: str | None = None,
+        *,
+        survive: int | None = None,
+        allow_degraded: bool = False,
+        no_clobber: bool = False,
+        if_match: Digest | None = None,
+        meta: Mapping[str, str] | None = None,
+        dedup: bool = True,
+        reread: bool = False,
+        chunk_bytes: int | None = None,
+        exclude: Sequence[str] = (),
+        dry_run: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> PutSummary:
+        """Stores files, directories with all in them, and links as links.
+
+        One source is stored as ``name`` (default: its base name); several into the directory ``name`` (default: the
+        root). What fails is in the summary and does not stop the rest. ``dry_run`` only says what would be stored.
+        """
+        if if_match is not None and len(sources) != 1:
+            raise BadRequest("if_match is for one file")
+        if if_match is not None and await self._pool.run(os.path.isdir, sources[0]):
+            raise BadRequest("if_match is for one file, not for a directory")
+        given = _named(sources, name)
+        if if_match is not None:
+            entry = await self.put(
+                sources[0], given[0][1], survive=survive, allow_degraded=allow_degraded, if_match=if_match, meta=meta,
+                dedup=dedup, reread=reread, chunk_bytes=chunk_bytes, progress=progress,
+            )  # fmt: skip
+            return PutSummary(files=1, bytes=entry.size, entry=entry)
+        options = await self._options(
+            survive=survive, no_clobber=no_clobber, if_match=None, meta=meta, dedup=dedup, reread=reread,
+            chunk_bytes=chunk_bytes, ask=not dry_run,
+        )  # fmt: skip
+        uploader = await self._uploader(survive, allow_degraded, options.chunk_bytes)
+        files = read = 0
+
+        def say(name: str) -> None:
+            if progress is not None:
+                progress(Progress(files, None, read, None, name))
+
+        def counted(count: int, name: str) -> None:
+            nonlocal read
+            read += count
+            say(name)
+
+        def done(name: str) -> None:
+            nonlocal files
+            files += 1
+            say(name)
+
+        async def listing(directory: str) -> dict[bytes, Remote]:
+            found = await self._names.clear_listing(directory)
+            return {tag: Remote(*fields) for tag, fields in found.items()}
+
+        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted)
+        tree = TreePutter(putter, self._files, self._pool, self._clock.now, listing, done)
+        before = uploader.new_bytes
+        uploader.active += 1
+        try:
+            summary = await tree.put(given, options, Excludes((*self.settings.excludes, *exclude)), dry_run=dry_run)
+        finally:
+            uploader.active -= 1
+        summary.new_bytes = uploader.new_bytes - before
+        return summary
+
+    # --- get ----------------------------------------------------------------------------------------------------------
+
+    async def get(
+        self,
+        name: str,
+        target: Path,
+        *,
+        version: int | None = None,
+        force: bool = False,
+        fresh: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Entry:
+        """Writes a file, a link or a directory with all in it to ``target``.
+
+        NotFound; Exists if ``target`` is there and not ``force``; Corrupt when every copy is wrong (then nothing is at
+        ``target``); Unavailable when no holder answers. ``fresh``: not from what this device remembers.
+        """
+        files = size = 0
+        total: int | None = None
+
+        def progressed(more_files: int, more_bytes: int, at: str) -> None:
+            nonlocal files, size
+            files += more_files
+            size += more_bytes
+            if progress is not None:
+                progress(Progress(files, None if total is None else 1, size, total, at))
+
+        found = await self._find(name, version, fresh)
+        if found.ref.clear.kind is RefKind.FILE:
+            total = found.ref.sealed.attributes.size
+        getter = Getter(self._names, self._content, self._files, self._pool, force=force, progressed=progressed)
+        await getter.get(found, target)
+        return entry_of(found.ref)
+
+    async def stream(
+        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
+    ) -> AsyncIterator[Buffer]:
+        """A file's bytes ``start`` up to ``stop`` in order; each buffer is valid until the next is asked for.
+
+        A stream that fails raises; it never ends early.
+        """
+        if start < 0 or (stop is not None and stop < start):
+            raise BadRequest(f"bytes {start} to {stop} make no range")
+        found = await self._find_file(name, version, fresh)
+        async for piece in self._content.stream(found, start, stop):
+            yield piece
+
+    async def read(
+        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
+    ) -> bytes:
+        """As ``stream``, in one piece of at most 1 GiB (TooLarge)."""
+        if start < 0 or (stop is not None and stop < start):
+            raise BadRequest(f"bytes {start} to {stop} make no range")
+        found = await self._find_file(name, version, fresh)
+        size = found.ref.sealed.attributes.size
+        if min(size, size if stop is None else stop) - start > READ_BYTES_MAX:
+            raise TooLarge(f"more than {READ_BYTES_MAX} bytes at once; stream() has no limit")
+        parts = [bytes(piece) async for piece in self._content.stream(found, start, stop)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    async def list(self, directory: str = "", *, recursive: bool = False, fresh: bool = False) -> AsyncIterator[Entry]:
+        """The entries of a directory, by name within each page of 1,000; NotFound if there is no such directory.
+
+        When the coordinator does not answer, those that this device has seen, unless ``fresh``.
+        """
+        top = paths.normalise(directory) if directory else ""
+        if top:
+            found = await self._names.find(top, fresh=fresh)
+            if found.ref.clear.kind is not RefKind.DIRECTORY:
+                raise BadRequest(f"{top!r} is a {found.ref.clear.kind.name.lower()}, not a directory")
+        waiting = [top]
+        while waiting:
+            inside = waiting.pop()
+            folders: list[str] = []
+            begun = False
+            try:
+                async for page, _ in self._names.listing(inside):
+                    begun = True
+                    for entry in _sorted([ref for ref, _ in page]):
+                        if entry.kind == "directory":
+                            folders.append(entry.name)
+                        yield entry
+            except Unavailable:
+                if fresh or begun:
+                    raise
+                seen = await self._names.seen_in(inside)
+                if not seen and inside == top:
+                    raise
+                for entry in _sorted(seen):
+                    if entry.kind == "directory":
+                        folders.append(entry.name)
+                    yield entry
+            if recursive:
+                waiting.extend(sorted(folders, reverse=True))
+
+    async def stat(self, name: str, *, version: int | None = None, fresh: bool = False) -> Entry:
+        """What the vault says of a name; NotFound."""
+        return entry_of((await self._find(name, version, fresh)).ref)
+
+    async def delete(self, name: str, *, recursive: bool = False, if_match: Digest | None = None) -> int:
+        """Removes a name (with ``recursive`` all below it); returns how many. History keeps them for a while.
+
+        NotFound; Conflict for a directory that is not empty, or with ``if_match``. May be repeated after a failure.
+        """
+        path = paths.normalise(name)
+        options = await self._options(if_match=if_match)
+        uploader = await self._uploader(None, True, options.chunk_bytes)
+        uploader.active += 1
+        try:
+            removed = await Remover(self._names, uploader, self._clock.now).remove(
+                path, recursive=recursive, if_match=if_match, survive=options.survive
+            )
+        finally:
+            uploader.active -= 1
+        self._directories.clear()
+        return removed
+
+    async def log(self, name: str) -> Sequence[Version]:
+        """The states of a name that are kept, newest first; NotFound if there never was one."""
+        found = []
+        for ref, version in await self._names.history(paths.normalise(name)):
+            said = ref.sealed.attributes
+            found.append(
+                Version(
+                    version=ref.clear.version,
+                    kind=kind_of(ref.clear.kind),
+                    size=said.size,
+                    mtime_ns=said.mtime_ns,
+                    etag=ref.etag,
+                    committed=version.committed,
+                    until_s=version.until,
+                )
+            )
+        if not found:
+            raise NotFound(f"no {name!r} in this vault")
+        return found
+
+    # --- within -------------------------------------------------------------------------------------------------------
+
+    async def _find(self, name: str, version: int | None, fresh: bool) -> Found:
+        path = paths.normalise(name)
+        if version is not None:
+            return await self._names.at_version(path, version)
+        return await self._names.find(path, fresh=fresh)
+
+    async def _find_file(self, name: str, version: int | None, fresh: bool) -> Found:
+        found = await self._find(name, version, fresh)
+        if found.ref.clear.kind is not RefKind.FILE:
+            raise BadRequest(f"{name!r} is a {found.ref.clear.kind.name.lower()}, not a file")
+        return found
+
+    async def _options(
+        self,
+        *,
+        survive: int | None = None,
+        no_clobber: bool = False,
+        if_match: Digest | None = None,
+        meta: Mapping[str, str] | None = None,
+        dedup: bool = True,
+        reread: bool = False,
+        chunk_bytes: int | None = None,
+        ask: bool = True,
+    ) -> PutOptions:
+        rule: Rule = "if-match" if if_match is not None else "no-clobber" if no_clobber else "replace"
+        if no_clobber and if_match is not None:
+            raise BadRequest("no_clobber and if_match exclude each other")
+        if survive is not None and not 0 <= survive <= 64:
+            raise BadRequest(f"survive is a number from 0 to 64, not {survive}")
+        return PutOptions(
+            survive=survive if survive is not None else await self._policy_survive() if ask else 0,
+            asked_survive=survive,
+            rule=rule,
+            if_match=if_match,
+            meta=meta,
+            dedup=dedup,
+            reread=reread,
+            chunk_bytes=chunk_bytes or self.settings.chunk_bytes,
+        )
+
+    async def _policy_survive(self) -> int:
+        """The network's ``survive``; asked once a minute at most."""
+        now = self._clock.monotonic()
+        if self._policy is None or now - self._policy[0] > POLICY_S:
+            self._policy = (now, (await self.coordinators.ask(routes.POLICY)).survive)
+        return self._policy[1]
+
+    async def _uploader(self, survive: int | None, allow_degraded: bool, chunk_bytes: int) -> Uploader:
+        if self._closed:
+            raise Unavailable("the vault is closed")
+        copies = None if survive is None else survive + 1
+        key = (copies, allow_degraded, max(chunk_bytes, self.settings.chunk_bytes))
+        found = self._uploaders.get(key)
+        if found is not None and not found.broken:
+            return found
+        idle = [other for other, uploader in self._uploaders.items() if not uploader.active]
+        for other in idle if len(self._uploaders) >= UPLOADERS_MAX or found is not None else ():
+            if other == key or len(self._uploaders) >= UPLOADERS_MAX:
+                await self._uploaders.pop(other).close()
+        size_max = min(padded_size(self.settings.pack_bytes + key[2] + (4 << 20)), PACK_BYTES_MAX)
+        plans = Plans(
+            self.coordinators,
+            self._keys.vault,
+            self._http.time,
+            size_max=size_max,
+            copies=copies,
+            allow_degraded=allow_degraded,
+            heard=self._heard,
+        )
+        made = self._uploaders[key] = Uploader(
+            keys=self._keys,
+            device=self._device,
+            coordinators=self.coordinators,
+            sender=self._sender,
+            plans=plans,
+            index=self._index,
+            pool=self._pool,
+            clock=self._clock,
+            randomness=self._randomness,
+            settings=self.settings,
+            allow_degraded=allow_degraded,
+            copies=copies,
+            heard=self._heard,
+            chunk_bytes_max=key[2],
+        )
+        return made
+
+    def _heard(self) -> tuple[int, int]:
+        return self._http.epoch
+
+    def _missing_directories(self, path: str) -> Sequence[str]:
+        """The directories above a name that this process has not made or seen within the last minute."""
+        now = self._clock.monotonic()
+        return [
+            directory
+            for directory in paths.ancestors(path)
+            if now - self._directories.get(directory, -1e9) > DIRECTORIES_KNOWN_S
+        ]
+
+    def _know_directories(self, directories: Sequence[str]) -> None:
+        if len(self._directories) > DIRECTORIES_KNOWN_MAX:
+            self._directories.clear()
+        now = self._clock.monotonic()
+        self._directories.update(dict.fromkeys(directories, now))
+
+
+def _named(sources: Sequence[Path], name: str | None) -> list[tuple[Path, str]]:
+    """Each source with its name in the vault."""
+    if not sources:
+        raise BadRequest("nothing to put")
+    if len(sources) == 1:
+        base = name if name is not None else sources[0].name or sources[0].resolve().name
+        if not base:
+            raise BadRequest(f"{sources[0]} has no name of its own; say one with --as")
+        return [(sources[0], paths.normalise(base))]
+    inside = paths.normalise(name) + "/" if name else ""
+    found = [(source, paths.normalise(inside + (source.name or source.resolve().name))) for source in sources]
+    if len({path for _, path in found}) != len(found):
+        raise Conflict("two of these paths have the same name; put them one by one")
+    return found
+
+
+def _sorted(found: Sequence[refs.Ref]) -> list[Entry]:
+    entries = [entry_of(ref) for ref in found if ref.clear.kind is not RefKind.TOMBSTONE]
+    entries.sort(key=lambda entry: entry.name)
+    return entries
+
+
+def _entry(draft: Draft) -> Entry:
+    assert draft.clear is not None
+    kind = kind_of(draft.kind)
+    assert kind is not None
+    return Entry(
+        name=draft.path,
+        kind=kind,
+        size=draft.attributes.size,
+        mtime_ns=draft.attributes.mtime_ns,
+        mode=draft.attributes.mode,
+        etag=refs.etag(draft.record),
+        version=draft.clear.version,
+        target=draft.attributes.target,
+        meta=dict(draft.attributes.meta),
+        survive=draft.survive,
+    )
+
+
+__all__ = ["Entry", "Progress", "PutSummary", "Vault", "Version"]
