@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from holdfast.auth.documents import open_signed, read
+from holdfast.auth.documents import read
 from holdfast.auth.grants import Receipt
-from holdfast.auth.identity import Id
+from holdfast.auth.identity import Id, verify
 from holdfast.blob import Digest
 from holdfast.coordinator.registry import Node
 from holdfast.errors import BadRequest, Denied
@@ -23,8 +23,9 @@ def check_receipts(
     """
     found: dict[int, int] = {}
     for envelope in envelopes:
-        claimed, _, _ = read(Receipt, envelope)
-        receipt = open_signed(Receipt, envelope, claimed.node)
+        receipt, body, signature = read(Receipt, envelope)
+        if not verify(receipt.node, signature, body):
+            raise Denied(f"a receipt was not signed by its node {receipt.node.short}")
         if receipt.digest != digest or receipt.size != size:
             raise BadRequest(f"a receipt for another blob was sent with pack {digest}")
         if receipt.sequence < 0:

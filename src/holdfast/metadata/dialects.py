@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,13 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
-def insert_or_update(connection: Connection, table: Table, keys: Iterable[str], update: Iterable[str]) -> Insert:
+def insert_or_update(connection: Connection, table: Table, keys: tuple[str, ...], update: tuple[str, ...]) -> Insert:
     """An insert that, where a row with the same ``keys`` is there, sets the columns ``update`` instead."""
-    columns = list(update)
-    if connection.dialect.name == "postgresql":
-        statement = postgresql.insert(table)
-        return statement.on_conflict_do_update(
-            index_elements=list(keys), set_={name: statement.excluded[name] for name in columns}
-        )
-    lite = sqlite.insert(table)
-    return lite.on_conflict_do_update(index_elements=list(keys), set_={name: lite.excluded[name] for name in columns})
+    return _insert_or_update(connection.dialect.name, table, keys, update)
+
+
+@functools.lru_cache(maxsize=64)
+def _insert_or_update(dialect: str, table: Table, keys: tuple[str, ...], update: tuple[str, ...]) -> Insert:
+    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    fresh = statement.excluded
+    return statement.on_conflict_do_update(index_elements=list(keys), set_={name: fresh[name] for name in update})

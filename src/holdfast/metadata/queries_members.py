@@ -9,6 +9,9 @@ from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from holdfast.metadata.tables import devices, invite_uses, invites, meta, nodes, vaults
 
+_BYTES_USED = select(vaults.c.number, vaults.c.used).where(vaults.c.number.in_(bindparam("some", expanding=True)))
+_CHANGE_BYTES_USED = update(vaults).where(vaults.c.number == bindparam("number_")).values(used=bindparam("used_"))
+
 # --- the one row of facts ---------------------------------------------------------------------------------------------
 
 
@@ -100,16 +103,12 @@ def add_vault(connection: Connection, id_: bytes, quota: int | None) -> int:
 
 def bytes_used(connection: Connection, numbers: Sequence[int]) -> dict[int, int]:
     """Bytes of packs that count against each vault's quota."""
-    found = select(vaults.c.number, vaults.c.used).where(vaults.c.number.in_(numbers))
-    return {row.number: row.used for row in connection.execute(found)}
+    return {row.number: row.used for row in connection.execute(_BYTES_USED, {"some": list(numbers)})}
 
 
 def change_bytes_used(connection: Connection, used: Mapping[int, int]) -> None:
     if used:
-        connection.execute(
-            update(vaults).where(vaults.c.number == bindparam("number_")).values(used=bindparam("used_")),
-            [{"number_": number, "used_": value} for number, value in used.items()],
-        )
+        connection.execute(_CHANGE_BYTES_USED, [{"number_": number, "used_": value} for number, value in used.items()])
 
 
 def all_devices(connection: Connection) -> Sequence[Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, exists, insert, or_, select, update
 
 from holdfast.metadata.dialects import IN_LIST_MAX, insert_or_update
 from holdfast.metadata.tables import PackState, keep_lists, keep_packs, packs, placements, ref_history, refs
 
 T = TypeVar("T")
 
+# Statements that run with every commit are made once: making one costs more than running it.
+_SOME: BindParameter[Any] = bindparam("some", expanding=True)
 _PACK = (
     packs.c.number,
     packs.c.digest,
@@ -21,6 +23,22 @@ _PACK = (
     packs.c.target,
     packs.c.lease_until,
 )
+_PACKS_BY_DIGEST = select(*_PACK).where(packs.c.digest.in_(_SOME))
+_PACKS_BY_NUMBER = select(*_PACK).where(packs.c.number.in_(_SOME))
+_PLACES = select(placements.c.pack, placements.c.node, placements.c.sequence).where(placements.c.pack.in_(_SOME))
+_ADD_PACKS = insert(packs).returning(packs.c.digest, packs.c.number)
+_CHANGE_PACKS = (
+    update(packs)
+    .where(packs.c.number == bindparam("number_"))
+    .values(state=bindparam("state_"), target=bindparam("target_"), lease_until=bindparam("lease_until_"))
+)
+_UNPLACE = delete(placements).where(placements.c.pack == bindparam("pack_"), placements.c.node == bindparam("node_"))
+_KEEPS_BY_DIGEST = select(keep_lists.c.digest, keep_lists.c.number).where(
+    keep_lists.c.vault == bindparam("vault"), keep_lists.c.digest.in_(_SOME)
+)
+_KEPT = select(keep_packs.c.keep, keep_packs.c.pack).where(keep_packs.c.keep.in_(_SOME))
+_ADD_KEEPS = insert(keep_lists).returning(keep_lists.c.vault, keep_lists.c.digest, keep_lists.c.number)
+_ADD_KEEP_PACKS = insert(keep_packs)
 
 
 def portions(values: Iterable[T]) -> Iterator[list[T]]:
@@ -37,23 +55,22 @@ def packs_by_digest(connection: Connection, digests: Iterable[bytes]) -> list[An
     """Rows number, digest, vault, size, state, target, lease_until of those that are known."""
     found: list[Any] = []
     for some in portions(digests):
-        found += connection.execute(select(*_PACK).where(packs.c.digest.in_(some)))
+        found += connection.execute(_PACKS_BY_DIGEST, {"some": some})
     return found
 
 
 def packs_by_number(connection: Connection, numbers: Iterable[int]) -> list[Any]:
     found: list[Any] = []
     for some in portions(numbers):
-        found += connection.execute(select(*_PACK).where(packs.c.number.in_(some)))
+        found += connection.execute(_PACKS_BY_NUMBER, {"some": some})
     return found
 
 
 def places(connection: Connection, numbers: Iterable[int]) -> dict[int, dict[int, int]]:
     """Pack -> node -> write sequence, by numbers."""
     found: dict[int, dict[int, int]] = {}
-    columns = select(placements.c.pack, placements.c.node, placements.c.sequence)
     for some in portions(numbers):
-        for pack, node, sequence in connection.execute(columns.where(placements.c.pack.in_(some))):
+        for pack, node, sequence in connection.execute(_PLACES, {"some": some}):
             found.setdefault(pack, {})[node] = sequence
     return found
 
@@ -72,7 +89,7 @@ def add_packs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict
     """Inserts new packs; their numbers by digest."""
     if not rows:
         return {}
-    made = connection.execute(insert(packs).returning(packs.c.digest, packs.c.number), list(rows))
+    made = connection.execute(_ADD_PACKS, list(rows))
     return {row.digest: row.number for row in made}
 
 
@@ -80,12 +97,7 @@ def change_packs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> N
     """Each row: number_, state_, target_, lease_until_."""
     changes = list(rows)
     if changes:
-        connection.execute(
-            update(packs)
-            .where(packs.c.number == bindparam("number_"))
-            .values(state=bindparam("state_"), target=bindparam("target_"), lease_until=bindparam("lease_until_")),
-            changes,
-        )
+        connection.execute(_CHANGE_PACKS, changes)
 
 
 def place(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
@@ -98,10 +110,7 @@ def unplace(connection: Connection, pairs: Iterable[tuple[int, int]]) -> None:
     """Forgets copies, each (pack, node)."""
     rows = [{"pack_": pack, "node_": node} for pack, node in pairs]
     if rows:
-        connection.execute(
-            delete(placements).where(placements.c.pack == bindparam("pack_"), placements.c.node == bindparam("node_")),
-            rows,
-        )
+        connection.execute(_UNPLACE, rows)
 
 
 # --- keep lists -------------------------------------------------------------------------------------------------------
@@ -110,20 +119,17 @@ def unplace(connection: Connection, pairs: Iterable[tuple[int, int]]) -> None:
 def keep_lists_by_digest(connection: Connection, vault: int, digests: Iterable[bytes]) -> dict[bytes, int]:
     """Numbers of the keep lists that the vault has."""
     found: dict[bytes, int] = {}
-    columns = select(keep_lists.c.digest, keep_lists.c.number).where(keep_lists.c.vault == vault)
     for some in portions(digests):
-        found.update(
-            (row.digest, row.number) for row in connection.execute(columns.where(keep_lists.c.digest.in_(some)))
-        )
+        rows = connection.execute(_KEEPS_BY_DIGEST, {"vault": vault, "some": some})
+        found.update((row.digest, row.number) for row in rows)
     return found
 
 
 def packs_kept(connection: Connection, keeps: Iterable[int]) -> dict[int, list[int]]:
     """Keep list -> its packs, by numbers."""
     found: dict[int, list[int]] = {}
-    columns = select(keep_packs.c.keep, keep_packs.c.pack)
     for some in portions(keeps):
-        for keep, pack in connection.execute(columns.where(keep_packs.c.keep.in_(some))):
+        for keep, pack in connection.execute(_KEPT, {"some": some}):
             found.setdefault(keep, []).append(pack)
     return found
 
@@ -132,14 +138,13 @@ def add_keep_lists(connection: Connection, rows: Sequence[Mapping[str, Any]]) ->
     """Inserts rows (vault, digest); their numbers."""
     if not rows:
         return {}
-    columns = (keep_lists.c.vault, keep_lists.c.digest, keep_lists.c.number)
-    made = connection.execute(insert(keep_lists).returning(*columns), list(rows))
+    made = connection.execute(_ADD_KEEPS, list(rows))
     return {(row.vault, row.digest): row.number for row in made}
 
 
 def add_keep_packs(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
     if rows:
-        connection.execute(insert(keep_packs), list(rows))
+        connection.execute(_ADD_KEEP_PACKS, list(rows))
 
 
 def drop_unused_keep_lists(connection: Connection, keeps: Iterable[int]) -> set[int]:

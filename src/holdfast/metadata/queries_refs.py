@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select
 
 from holdfast.metadata.dialects import insert_or_update
 from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import keep_lists, ref_history, refs
 
+_SOME: BindParameter[Any] = bindparam("some", expanding=True)
+_REFS_BY_TAG = (
+    select(refs, keep_lists.c.digest.label("keep_digest"))
+    .join(keep_lists, keep_lists.c.number == refs.c.keep)
+    .where(refs.c.vault == bindparam("vault_"), refs.c.tag.in_(_SOME))
+)
+_PAST = select(ref_history.c.tag, ref_history.c.etag).where(
+    ref_history.c.vault == bindparam("vault_"), ref_history.c.tag.in_(_SOME)
+)
+_ADD_HISTORY = insert(ref_history)
 _CHANGING = ("parent", "kind", "version", "etag", "record", "keep", "commit_number", "committed")
 
 
 def refs_by_tag(connection: Connection, vault: int, tags: Iterable[bytes]) -> list[Any]:
     """Present refs, tombstones too, each with ``keep_digest`` of its keep list."""
     found: list[Any] = []
-    columns = select(refs, keep_lists.c.digest.label("keep_digest")).join(
-        keep_lists, keep_lists.c.number == refs.c.keep
-    )
     for some in portions(tags):
-        found += connection.execute(columns.where(refs.c.vault == vault, refs.c.tag.in_(some)))
+        found += connection.execute(_REFS_BY_TAG, {"vault_": vault, "some": some})
     return found
 
 
@@ -46,9 +53,8 @@ def put_refs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 def past_etags(connection: Connection, vault: int, tags: Iterable[bytes]) -> dict[bytes, set[bytes]]:
     """Etags of the kept versions of each tag."""
     found: dict[bytes, set[bytes]] = {}
-    columns = select(ref_history.c.tag, ref_history.c.etag).where(ref_history.c.vault == vault)
     for some in portions(tags):
-        for tag, etag in connection.execute(columns.where(ref_history.c.tag.in_(some))):
+        for tag, etag in connection.execute(_PAST, {"vault_": vault, "some": some}):
             found.setdefault(tag, set()).add(etag)
     return found
 
@@ -65,7 +71,7 @@ def history(connection: Connection, vault: int, tag: bytes) -> Sequence[Any]:
 def add_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row: vault, tag, version, etag, record, keep, committed, until."""
     if rows:
-        connection.execute(insert(ref_history), list(rows))
+        connection.execute(_ADD_HISTORY, list(rows))
 
 
 def drop_history(connection: Connection, now: float, limit: int) -> tuple[int, set[int]]:
