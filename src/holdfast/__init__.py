@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from holdfast.blob import Digest as Digest
+    from holdfast.client.vault import Entry as Entry
+    from holdfast.client.vault import Progress as Progress
+    from holdfast.client.vault import PutSummary as PutSummary
+    from holdfast.client.vault import Version as Version
     from holdfast.errors import BadConfig as BadConfig
     from holdfast.errors import BadRequest as BadRequest
     from holdfast.errors import Conflict as Conflict
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.errors import TooFewNodes as TooFewNodes
     from holdfast.errors import Unavailable as Unavailable
     from holdfast.errors import WrongPassphrase as WrongPassphrase
+    from holdfast.sdk import Vault as Vault
 
 _ERRORS = (
     "BadConfig", "BadRequest", "Conflict", "Corrupt", "Denied", "Exists", "HoldfastError", "NoSpace", "NotFound",
@@ -35,6 +40,7 @@ _HOMES = {
     "Progress": "holdfast.client.vault",
     "PutSummary": "holdfast.client.vault",
     "Vault": "holdfast.sdk",
+    "Version": "holdfast.client.vault",
     **dict.fromkeys(_ERRORS, "holdfast.errors"),
 }
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from holdfast.auth import invites
@@ -25,7 +25,10 @@ from holdfast.client import home as homes
 from holdfast.client import keyfile
 from holdfast.client import network as membership
 from holdfast.client.coordinators import Coordinators
+from holdfast.client.index import Index
 from holdfast.client.network import NetworkCalls, Seams
+from holdfast.client.settings import ClientSettings
+from holdfast.client.vault import Vault
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import Config, default_home
@@ -174,6 +177,66 @@ def _coordinator_urls(urls: Sequence[str]) -> list[str]:
     """HOLDFAST_COORDINATOR is tried before what the home knows."""
     given = os.environ.get("HOLDFAST_COORDINATOR")
     return list(dict.fromkeys([*([checked_url(given)] if given else []), *urls]))
+
+
+# --- vaults -----------------------------------------------------------------------------------------------------------
+
+
+class OpenVault(Vault):
+    """A vault that also closes the threads that were made for it."""
+
+    _pool: ThreadPool
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def close(self) -> None:
+        """Ends what is under way and writes the index. May be called twice."""
+        await super().close()
+        self._pool.close()
+
+
+V = TypeVar("V", bound=OpenVault)
+
+
+async def open_vault(
+    home: Path | None = None,
+    *,
+    kind: type[V],
+    ask: Callable[[], str | None] = lambda: None,
+    coordinator: str | None = None,
+    config: Config | None = None,
+) -> V:
+    """The vault of a home; ``ask`` is asked for the passphrase of a sealed key file. Nothing is sent yet.
+
+    ``coordinator``: an address that is tried first. NotFound without a home, WrongPassphrase, BadConfig.
+    """
+    path = home_path(home)
+    settings = (config or Config.load(path)).section(ClientSettings)
+    passphrase = ask() if is_sealed(path) else None
+    pool = ThreadPool(name="vault")
+    try:
+        found = await pool.run(homes.load_home, _files, path, passphrase)
+        await pool.run(_files.make_directory, found.index_path.parent)
+    except BaseException:
+        pool.close()
+        raise
+    http = HttpClient(identity=found.device, network=TcpNetwork(), clock=_clock)
+    member = found.membership
+    urls = _coordinator_urls([*([checked_url(coordinator)] if coordinator else []), *member.urls])
+    return kind(
+        keys=VaultKeys(found.root),
+        device=found.device,
+        certificate=member.certificate,
+        http=http,
+        coordinators=Coordinators(http, member.coordinator, urls, timeout_s=settings.coordinator_s),
+        index=Index(found.index_path, _files, ThreadPool(1, "index")),
+        pool=pool,
+        clock=_clock,
+        randomness=_randomness,
+        files=_files,
+        settings=settings,
+    )
 
 
 # --- servers ----------------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ class Vault:
         dedup: bool = True,
         reread: bool = False,
         chunk_bytes: int | None = None,
-        mode: int | None = None,
+        mode: int = 0o644,
         mtime_ns: int | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Entry:
@@ -114,9 +114,11 @@ class Vault:
         """The bytes in order; close the iterator if you do not read it to its end."""
         return self._pushed(self._vault.stream(name, start, stop, version=version, fresh=fresh))
 
-    def read(self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None) -> bytes:
+    def read(
+        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
+    ) -> bytes:
         """As ``holdfast.Vault.read``."""
-        return self._do(self._vault.read(name, start, stop, version=version))
+        return self._do(self._vault.read(name, start, stop, version=version, fresh=fresh))
 
     def list(self, directory: str = "", *, recursive: bool = False, fresh: bool = False) -> Iterator[Entry]:
         """The entries; as ``holdfast.Vault.list``."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Self
 
 from holdfast import assemble
-from holdfast.client import vault
 
 
-class Vault(vault.Vault):
+class Vault(assemble.OpenVault):
     """A vault of this machine's user. Open it with ``open`` and close it, or use ``async with await Vault.open()``."""
 
     @classmethod
@@ -24,5 +24,8 @@ class Vault(vault.Vault):
         processes.
         """
         return await assemble.open_vault(
-            Path(home) if home is not None else None, ask=lambda: passphrase, coordinator=coordinator, kind=cls
+            Path(home) if home is not None else None,
+            ask=lambda: passphrase or os.environ.get("HOLDFAST_PASSPHRASE"),
+            coordinator=coordinator,
+            kind=cls,
         )

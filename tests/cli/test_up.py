@@ -140,7 +140,7 @@ def test_a_network_on_one_machine(network: Network, tmp_path: Path) -> None:
     assert network.run("cat", "photo.raw") == CONTENT
     assert network.run("rm", "notes/today.txt") == b""
     network.run("cat", "notes/today.txt", code=4)
-    network.run("rm", "album", code=1)
+    network.run("rm", "album", code=8)
     network.run("rm", "-r", "album")
     assert network.run("ls").decode().split() == ["notes/", "photo.raw"]
 

@@ -23,12 +23,11 @@ def command(invocation: Invocation, names: tuple[str, ...], version: int | None,
 
 async def write_to_stdout(invocation: Invocation, names: Sequence[str], *, version: int | None, fresh: bool) -> None:
     """Streams; a failure in the middle is an error and never a short file that looks whole."""
-    from holdfast import assemble
     from holdfast.pool import ThreadPool
 
     writer = ThreadPool(1, "stdout")
     try:
-        async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+        async with await invocation.vault() as vault:
             for name in names:
                 async for piece in vault.stream(name, version=version, fresh=fresh):
                     await writer.run(_write, piece)

@@ -156,12 +156,12 @@ class _Story:
         return found
 
     async def _put(self, network: LocalNetwork, items: Sequence[_Item]) -> None:
-        from holdfast import assemble
         from holdfast.cli.progress import progress
+        from holdfast.sdk import Vault
 
         began = self._clock.monotonic()
         size = sum(item.size for item in items)
-        async with await assemble.open_vault(network.home) as vault:
+        async with await Vault.open(network.home) as vault:
             with progress(self._invocation, "   put") as show:
                 for item in items:
                     await vault.put(item.path, item.name, progress=show)
@@ -193,13 +193,13 @@ class _Story:
         )  # fmt: skip
 
     async def _read_back(self, network: LocalNetwork, items: Sequence[_Item]) -> None:
-        from holdfast import assemble
         from holdfast.cli.progress import progress
+        from holdfast.sdk import Vault
 
         began = self._clock.monotonic()
         size = sum(item.size for item in items)
         targets = [self._directory / f"read {self._steps} {item.name}" for item in items]
-        async with await assemble.open_vault(network.home) as vault:
+        async with await Vault.open(network.home) as vault:
             with progress(self._invocation, "   get") as show:
                 for item, target in zip(items, targets, strict=True):
                     await vault.get(item.name, target, progress=show)

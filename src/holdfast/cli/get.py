@@ -38,11 +38,10 @@ def command(
 async def _run(
     invocation: Invocation, name: str, output: str | None, version: int | None, force: bool, fresh: bool
 ) -> None:
-    from holdfast import assemble
     from holdfast.cli.progress import progress
 
     target = _target(name, output)
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         with progress(invocation, "get") as show:
             entry = await vault.get(name, target, version=version, force=force, fresh=fresh, progress=show)
     if invocation.json:

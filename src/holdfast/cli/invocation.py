@@ -19,6 +19,7 @@ from holdfast.errors import HoldfastError, TimedOut, UsageError, meaning
 
 if TYPE_CHECKING:
     from holdfast.config import Config
+    from holdfast.sdk import Vault
 
 T = TypeVar("T")
 
@@ -88,6 +89,13 @@ class Invocation:
         from holdfast.config import Config
 
         return Config.load(self.home, flags=flags or {})
+
+    async def vault(self) -> Vault:
+        """The vault of this run's home, open; the caller closes it."""
+        from holdfast import assemble
+        from holdfast.sdk import Vault
+
+        return await assemble.open_vault(self.home, kind=Vault, ask=self.passphrase)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the async part of a verb in an event loop of its own, within ``--timeout``."""

@@ -18,19 +18,17 @@ def command(invocation: Invocation, name: str) -> None:
 
 
 async def _run(invocation: Invocation, name: str) -> None:
-    from holdfast import assemble
-
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         versions = await vault.log(name)
     if invocation.json:
         rows = [
             {
                 "version": found.version,
-                "kind": found.kind,
+                "kind": found.kind or "deleted",
                 "size": found.size,
                 "etag": str(found.etag),
                 "committed": found.committed,
-                "until": found.until,
+                "until_s": found.until_s,
             }
             for found in versions
         ]
@@ -40,8 +38,8 @@ async def _run(invocation: Invocation, name: str) -> None:
         [
             f"v{found.version}",
             time_words(found.committed),
-            "deleted" if found.kind == "tombstone" else size_words(found.size),
-            "present" if found.until is None else f"kept for {span_words(found.until)}",
+            "deleted" if found.kind is None else size_words(found.size),
+            "present" if found.until_s is None else f"kept for {span_words(found.until_s)}",
             str(found.etag)[:12],
         ]
         for found in versions

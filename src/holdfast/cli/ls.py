@@ -13,7 +13,8 @@ from holdfast.cli.verb import Verb
 from holdfast.cli.words import table
 
 if TYPE_CHECKING:
-    from holdfast.client.vault import Entry, Vault
+    from holdfast.client.vault import Entry
+    from holdfast.sdk import Vault
 
 
 @click.command("ls", cls=Verb)
@@ -28,23 +29,24 @@ def command(invocation: Invocation, name: str, long: bool, recursive: bool, fres
 
 
 async def _run(invocation: Invocation, name: str, long: bool, recursive: bool, fresh: bool) -> None:
-    from holdfast import assemble
-
-    rows: list[list[str]] = []
+    found: list[Entry] = []
     count = 0
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         async for entry in _entries(vault, name, recursive, fresh):
             count += 1
             if invocation.json:
                 invocation.document({"event": "entry", **entry_document(entry)})
-                continue
-            shown = entry.name[len(name) + 1 :] if name and entry.name != name else entry.name
-            if long:
-                rows.append(entry_row(entry, shown))
             else:
-                invocation.data(entry_title(entry, shown))
+                found.append(entry)
     if invocation.json:
         invocation.document({"event": "summary", "entries": count})
+        return
+    found.sort(key=lambda entry: entry.name)
+    shown = [entry.name.removeprefix(f"{name}/") if name else entry.name for entry in found]
+    if long:
+        rows = [entry_row(entry, text) for entry, text in zip(found, shown, strict=True)]
+    else:
+        rows = [[entry_title(entry, text)] for entry, text in zip(found, shown, strict=True)]
     for line in table(rows, right=[1, 2]):
         invocation.data(line)
 

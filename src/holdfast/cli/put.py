@@ -17,7 +17,7 @@ from holdfast.cli.words import count_words, pairs, size_words, visible
 from holdfast.errors import NotFound, PartlyDone, UsageError
 
 if TYPE_CHECKING:
-    from holdfast.client.vault import Entry, PutSummary
+    from holdfast.client.vault import PutSummary
     from holdfast.pool import Pool
 
 PIECE_BYTES = 1 << 20
@@ -108,7 +108,6 @@ async def _run(invocation: Invocation, paths: tuple[str, ...], options: PutOptio
 
 
 async def _put_stdin(invocation: Invocation, name: str, options: PutOptions) -> None:
-    from holdfast import assemble
     from holdfast.cli.progress import progress
     from holdfast.pool import ThreadPool
 
@@ -116,23 +115,22 @@ async def _put_stdin(invocation: Invocation, name: str, options: PutOptions) -> 
         raise UsageError("--dry-run says nothing about stdin.")
     reader = ThreadPool(1, "stdin")
     try:
-        async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+        async with await invocation.vault() as vault:
             with progress(invocation, "put") as show:
                 source = _stdin(reader)
                 entry = await vault.put(source, name, **options.keywords(), progress=show)
     finally:
         reader.close()
     if invocation.json:
-        invocation.document({"event": "summary", "files": 1, "entries": [entry_document(entry)]})
+        invocation.document({"event": "summary", "files": 1, "entry": entry_document(entry)})
     else:
         invocation.note(f"{visible(entry.name)}: {size_words(entry.size)}, version {entry.version}")
 
 
 async def _put_paths(invocation: Invocation, sources: list[Path], options: PutOptions) -> None:
-    from holdfast import assemble
     from holdfast.cli.progress import progress
 
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         with progress(invocation, "put") as show:
             summary = await vault.put_tree(
                 sources, options.name, **options.keywords(), exclude=options.excludes(), dry_run=options.dry_run,
@@ -167,7 +165,6 @@ def _tell(invocation: Invocation, summary: PutSummary, *, dry_run: bool) -> None
 
 
 def _document(summary: PutSummary, dry_run: bool) -> dict[str, Any]:
-    entries: list[Entry] = summary.entries
     found: dict[str, Any] = {
         "event": "summary",
         "files": summary.files,
@@ -179,8 +176,8 @@ def _document(summary: PutSummary, dry_run: bool) -> dict[str, Any]:
         "failed": len(summary.failed),
         "dry_run": dry_run,
     }
-    if entries:
-        found["entries"] = [entry_document(entry) for entry in entries]
+    if summary.entry is not None:
+        found["entry"] = entry_document(summary.entry)
     return found
 
 

@@ -23,12 +23,11 @@ def command(invocation: Invocation, names: tuple[str, ...], recursive: bool, if_
 
 
 async def _run(invocation: Invocation, names: tuple[str, ...], recursive: bool, if_match: str | None) -> None:
-    from holdfast import assemble
     from holdfast.blob import Digest
 
     etag = Digest.parse(if_match) if if_match is not None else None
     deleted, failed = 0, 0
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         for name in names:
             try:
                 deleted += await vault.delete(name.rstrip("/"), recursive=recursive, if_match=etag)

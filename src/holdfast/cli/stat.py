@@ -21,9 +21,7 @@ def command(invocation: Invocation, name: str, version: int | None, fresh: bool)
 
 
 async def _run(invocation: Invocation, name: str, version: int | None, fresh: bool) -> None:
-    from holdfast import assemble
-
-    async with await assemble.open_vault(invocation.home, ask=invocation.passphrase) as vault:
+    async with await invocation.vault() as vault:
         entry = await vault.stat(name, version=version, fresh=fresh)
     if invocation.json:
         invocation.document(entry_document(entry))
