@@ -262,7 +262,7 @@ class Getter:
         start, stop = group[0].start, max(one.stop for one in group)
         content = self._content
 
-        def write_all(view: memoryview) -> list[Small]:
+        def open_all(view: memoryview) -> tuple[list[Small], list[tuple[Small, list[bytes]]]]:
             left, ready = [], []
             for one in group:
                 at = one.ref.sealed.recipe
@@ -276,19 +276,23 @@ class Getter:
                     raise Corrupt(f"{one.ref.sealed.path!r}: its recipe makes a file of another size than it says")
                 else:
                     ready.append((one, [chunks[number] for number in range(len(recipe.entries))]))
-            for one, data in ready:  # all are right: only now anything is written
+            return left, ready
+
+        def write_all(ready: list[tuple[Small, list[bytes]]]) -> None:
+            for one, data in ready:
                 try:
                     self._write_whole(one.target, data, one.ref, False)
                 except HoldfastError as error:
                     self._failed.append((one.ref.sealed.path, error))
-            return left
 
-        async def checked(view: memoryview) -> list[Small]:
-            return await self._pool.run(write_all, view)
+        async def checked(view: memoryview) -> tuple[list[Small], list[tuple[Small, list[bytes]]]]:
+            return await self._pool.run(open_all, view)
 
         try:
             holders = await content._holders(held, place.pack)
-            left = await content.reader.read(place.pack, start, stop, holders, checked)
+            # A hedged read checks twice; what was read is written once.
+            left, ready = await content.reader.read(place.pack, start, stop, holders, checked)
+            await self._pool.run(write_all, ready)
         except HoldfastError as error:
             if len(group) == 1:
                 self._failed.append((group[0].ref.sealed.path, error))
