@@ -61,6 +61,9 @@ def digest_of(name: str) -> Digest:
     return Digest.of(b"pack " + name.encode())
 
 
+BASE = digest_of("base")
+
+
 class Member:
     """Somebody who asks the coordinator."""
 
@@ -111,7 +114,7 @@ class FakeNode(Member):
         }  # fmt: skip
         return await self.ask(routes.HEARTBEAT, m.Heartbeat(**(facts | changes)))
 
-    def receipt(self, digest: Digest, size: int, **changes: Any) -> bytes:
+    def receipt(self, digest: Digest, size: int, /, **changes: Any) -> bytes:
         self.sequence += 1
         facts: dict[str, Any] = {
             "node": self.id, "store": self.store, "digest": digest, "size": size, "sequence": self.sequence,
@@ -185,7 +188,8 @@ class Device(Member):
         parent: str = "",
         **changes: Any,
     ) -> Written:
-        """A record of ``name``; ``over``: the record that it replaces."""
+        """A record of ``name``; ``over``: the record that it replaces. Without ``packs`` it keeps the pack BASE."""
+        packs = packs or [BASE]
         before = None if over is None else parse_record(over).clear
         keep = keep_list(packs)
         clear = RefClear(
@@ -216,6 +220,8 @@ class Device(Member):
             "groups": [[m.RefChange(record=written.record) for written in group] for group in groups],
         }
         facts |= changes
+        if any(BASE in keep for keep in facts["keeps"]):
+            facts["packs"] = [*facts["packs"], self.hall.pack("base")]
         etags = b"".join(etag(change.record) for group in facts["groups"] for change in group)
         facts.setdefault("signature", self.identity.sign(hashlib.sha256(etags).digest()))
         return (await self.ask(routes.COMMIT, m.CommitRequest(**facts))).groups

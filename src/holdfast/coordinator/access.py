@@ -11,7 +11,7 @@ from holdfast.errors import Denied, Unauthorized
 
 ANY_RIGHT = READ | WRITE | DELETE
 
-_WORDS = {READ: "read", WRITE: "write", DELETE: "delete", ANY_RIGHT: "do anything"}
+_WORDS = {READ: "read", WRITE: "write", DELETE: "delete"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Access:
         return caller
 
     def require(self, caller: Id | None, vault: Id, right: int) -> VaultRow:
-        """The vault, if a valid certificate gives ``caller`` the right to it; Unauthorized or Denied if not."""
+        """The vault, if a valid certificate gives ``caller`` one of the rights in ``right``; Unauthorized, Denied."""
         if caller is None or caller not in self._devices:
             raise Unauthorized("this device is not known here: join with an invite (holdfast init --join)")
         rows = [row for row in self._devices[caller] if row.vault == vault]
@@ -109,5 +109,6 @@ class Access:
         if not valid:
             raise Denied("this device's certificate has expired: register a new one")
         if not any(row.rights & right for row in valid):
-            raise Denied(f"this device may not {_WORDS[right]} in that vault")
+            asked = " or ".join(word for bit, word in _WORDS.items() if right & bit)
+            raise Denied(f"this device may not {asked} in that vault")
         return self._vaults[vault]

@@ -18,9 +18,6 @@ from holdfast.wire.messages import RefResult
 
 Results: TypeAlias = list[list[RefResult]]
 
-NO_PACKS = Digest.of(b"")
-"""The keep list of a ref that needs no pack: known without being sent."""
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -97,7 +94,6 @@ def _load(connection: Connection, changes: Sequence[Change]) -> tuple[dict[Diges
         keep: tuple(sorted(packs[pack].digest for pack in kept.get(number, ())))
         for keep, number in keep_numbers.items()
     }
-    keeps.update({(change.vault, NO_PACKS): () for change in changes})
     refs_found, past = _known_refs(connection, wanted_refs, keep_numbers)
     used = queries_members.bytes_used(connection, sorted({change.vault for change in changes}))
     view = View(
