@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from bench.__main__ import main
@@ -12,13 +13,20 @@ from bench.raw_pipeline import RawNetwork, get_large, put_large
 from bench.report import Figure, at_most, ratio_at_least, table
 from cryptography.exceptions import InvalidTag
 
-from bench import limits
+from bench import costs, limits, transfer
 
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100)
 
 
 def test_limits_run(tmp_path: Path) -> None:
     figures = limits.run(TINY, tmp_path)
+    assert len({figure.name for figure in figures}) == len(figures)
+    assert all(figure.value > 0 for figure in figures)
+
+
+@pytest.mark.parametrize("part", [transfer, costs])
+def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
+    figures = part.run(TINY, tmp_path)
     assert len({figure.name for figure in figures}) == len(figures)
     assert all(figure.value > 0 for figure in figures)
 
