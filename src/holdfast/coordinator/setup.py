@@ -123,6 +123,8 @@ def _make_identity(directory: Path, files: Files, randomness: Randomness) -> Ide
     files.make_directory(directory)
     if files.size(directory / KEY_FILE) is None:
         write_file(files, directory / KEY_FILE, randomness.bytes(SEED_BYTES).hex().encode() + b"\n", replace=False)
+    if files.size(database_path(directory)) is None:
+        files.close(files.create(database_path(directory)))  # empty, and private: the log beside it gets the same mode
     return load_identity(directory, files)
 
 
