@@ -99,7 +99,7 @@ class DiskStore:
         reserve_bytes: int = 0,
         trash_clock: Callable[[], float] | None = None,
     ) -> DiskStore:
-        """Takes the lock, sweeps what a crash left and counts what is there (about 20,000 blobs a second).
+        """Takes the lock, sweeps what a crash left and counts what is there: one look at each blob.
 
         ``sync_pool`` (a few threads of its own, so that hashing never waits for the disk) and ``pool`` stay the
         caller's. ``trash_clock`` gives seconds for the age of trash: a node hands in its slow clock; without one it is

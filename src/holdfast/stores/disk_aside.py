@@ -1,7 +1,7 @@
 """Files set aside, by digest and moment: the trash and the quarantine of a disk store.
 
 A name is ``<seconds>-<digest>``, seconds with twelve digits on the clock that the store was given; one entry for a
-digest, the newest. The index lies in memory (about 200 bytes for each entry) and is read from the names at start.
+digest, the newest. The index lies in memory, one object for each entry, and is read from the names at start.
 Every function blocks and belongs in a pool; callers hold no two operations on one digest at once.
 """
 

@@ -226,7 +226,7 @@ class DiskChanges:
             return Info(digest, entry.size)
 
     def purge(self, before: float) -> tuple[int, int]:
-        """Removes from trash for good what was deleted before that second; (entries, bytes)."""
+        """Removes from trash, for good and durably, what was deleted before that second; (entries, bytes)."""
         self.health.check()
         count = size = 0
         with self._moving:
@@ -237,6 +237,8 @@ class DiskChanges:
                     self.space.move(trash=-self.trash.drop(entry.digest))
                 count += 1
                 size += entry.size
+            if count:
+                self.commit.syncs.sync(self._paths.trash)
         self.look_at_space()
         return count, size
 

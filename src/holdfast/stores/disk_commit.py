@@ -3,8 +3,7 @@
 Writers that arrive together share what can be shared. Each writes and syncs its own file in its own thread, so that
 the file system's journal commits them together; while a directory is being synced, later comers wait for the next
 sync, which one of them does for all. Nobody lingers for company: alone, a put pays nothing for it. (A barrier over a
-whole group, all files first and then all directories, was measured at about half the rate: random digests seldom
-share a directory.)
+whole group, all files first and then all directories, was slower in a prototype: docs/design.md, Durable.)
 """
 
 from __future__ import annotations

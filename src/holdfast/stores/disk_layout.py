@@ -63,7 +63,7 @@ class Layout:
     def quarantine(self) -> Path:
         return self.root / "quarantine"
 
-    # One parse for each path: joining part by part cost more than the system calls it was for.
+    # One parse for each path: joining part by part led the profile of a small put.
 
     def fan(self, digest: Digest) -> Path:
         """The first of the two fan-out directories of ``digest``."""
