@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
             below = directory / part
             below.mkdir()
             figures += importlib.import_module(f"bench.{part}").run(scale, below)
-    print(table(figures))
     results = options.json or _RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}.json"
     write(results, figures, facts, asdict(scale))
+    print(table(figures))
     print(f"{time.time() - started:.0f} s; details in {results}", file=sys.stderr)
     return 1 if any(figure.ok is False for figure in figures) else 0
 
