@@ -183,7 +183,7 @@ def _coordinator_urls(urls: Sequence[str]) -> list[str]:
 
 
 class OpenVault(Vault):
-    """A vault that also closes the threads that were made for it."""
+    """A vault that also closes the threads that were made for it, whatever happens on the way."""
 
     _pool: ThreadPool
 
@@ -192,8 +192,11 @@ class OpenVault(Vault):
 
     async def close(self) -> None:
         """Ends what is under way and writes the index. May be called twice."""
-        await super().close()
-        self._pool.close()
+        try:
+            await super().close()
+        finally:
+            await self._http.close()
+            self._pool.close()
 
 
 V = TypeVar("V", bound=OpenVault)

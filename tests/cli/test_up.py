@@ -1,4 +1,7 @@
-"""``holdfast up`` for real: processes, a file in and out, one killed, all ended by SIGTERM, and the same again."""
+"""``holdfast up`` for real: processes, files in and out, one killed, all ended by SIGTERM, and the same again.
+
+The tests of this file share one network and run in order; the last one ends it.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[bytes]]
+import holdfast
+from holdfast import blocking
+from holdfast.cli import main
+
+pytestmark = pytest.mark.xdist_group("up")
 
 CONTENT = bytes(range(256)) * 5000
 
@@ -51,32 +59,54 @@ class Network:
         code, self.process = self.process.returncode, None
         return code
 
-    def run(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> bytes:
+    @property
+    def environment(self) -> dict[str, str]:
         lines = (self.directory / "env").read_text().splitlines()
-        environment = {**os.environ, **dict(line.split("=", 1) for line in lines)}
-        done = subprocess.run(
-            [sys.executable, "-m", "holdfast", *arguments],
-            input=stdin,
-            capture_output=True,
-            env=environment,
-            timeout=60,
-        )
-        assert done.returncode == code, (arguments, done.returncode, done.stderr.decode())
-        assert b"Traceback" not in done.stderr
-        return done.stdout if code == 0 else done.stderr
+        return {**os.environ, **dict(line.split("=", 1) for line in lines)}
+
+    def process_of(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """A verb in a process of its own."""
+        command = [sys.executable, "-m", "holdfast", *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, env=self.environment, timeout=60)
+
+
+@dataclass
+class Shell:
+    """Verbs in this process, against the network's home: a process for each would take most of the test's time."""
+
+    network: Network
+    capture: pytest.CaptureFixture[bytes]
+
+    def __call__(self, *arguments: str, code: int = 0) -> bytes:
+        """stdout, or stderr of a failure."""
+        self.capture.readouterr()
+        found = main.run(list(arguments))
+        output = self.capture.readouterr()
+        assert found == code, (arguments, found, output.err.decode())
+        assert b"Traceback" not in output.err
+        return output.out if code == 0 else output.err
 
     def json(self, *arguments: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run("--json", *arguments).splitlines()[-1])
+        """The last JSON document."""
+        found: dict[str, Any] = json.loads(self("--json", *arguments).splitlines()[-1])
         return found
 
 
-@pytest.fixture
-def network(tmp_path: Path) -> Iterator[Network]:
-    found = Network(tmp_path / "net")
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    found = Network(tmp_path_factory.mktemp("up") / "net")
+    found.start("--nodes", "3", "--survive", "1")
     yield found
     if found.process is not None:
         found.process.kill()
         found.process.communicate()
+
+
+@pytest.fixture
+def shell(network: Network, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    for name, value in network.environment.items():
+        monkeypatch.setenv(name, value)
+    return Shell(network, capfdbinary)
 
 
 def alive(pid: int) -> bool:
@@ -87,76 +117,142 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.timeout(180)
-def test_a_network_on_one_machine(network: Network, tmp_path: Path) -> None:
-    network.start("--nodes", "3", "--survive", "1")
+def test_it_says_what_runs(network: Network) -> None:
     rows = json.loads((network.directory / "network.json").read_text())
     assert [row["role"] for row in rows] == ["coordinator", "node", "node", "node"]
     assert rows == network.members
     assert all(alive(row["pid"]) for row in rows)
+    assert set(rows[0]) == {"role", "id", "pid", "url", "data"}
 
+
+def test_files_in_and_out(shell: Shell, network: Network, tmp_path: Path) -> None:
     source = tmp_path / "photo.raw"
     source.write_bytes(CONTENT)
     (tmp_path / "album" / "deep").mkdir(parents=True)
     (tmp_path / "album" / "a.txt").write_bytes(b"a")
     (tmp_path / "album" / "deep" / "b.txt").write_bytes(b"bb")
-    put = network.json("put", str(source))
-    assert put["event"] == "summary"
-    assert put["files"] == 1
-    network.run("put", "-", "--as", "notes/today.txt", stdin=b"dear diary")
-    network.run("put", str(tmp_path / "album"))
+    put = shell.json("put", str(source))
+    assert (put["event"], put["files"], put["bytes"]) == ("summary", 1, len(CONTENT))
+    done = network.process_of("put", "-", "--as", "notes/today.txt", "--meta", "mood=fine", stdin=b"dear diary")
+    assert (done.returncode, done.stdout) == (0, b""), done.stderr
+    would = shell.json("put", str(tmp_path / "album"), "--dry-run")
+    assert (would["files"], would["dry_run"]) == (2, True)
+    shell("cat", "album/a.txt", code=4)
+    shell("put", str(tmp_path / "album"))
+    assert shell.json("put", str(tmp_path / "album"))["unchanged"] >= 2
 
-    assert network.run("ls").decode().split() == ["album/", "notes/", "photo.raw"]
-    assert network.run("ls", "-R", "album").decode().split() == ["a.txt", "deep/", "deep/b.txt"]
-    assert b"1.2 MiB" in network.run("ls", "-l", "photo.raw")
-    assert network.run("cat", "notes/today.txt") == b"dear diary"
-    stat = network.json("stat", "photo.raw")
-    assert (stat["size"], stat["kind"], stat["version"]) == (len(CONTENT), "file", 1)
+    assert shell("ls").decode().split() == ["album/", "notes/", "photo.raw"]
+    assert shell("ls", "-R", "album").decode().split() == ["a.txt", "deep/", "deep/b.txt"]
+    assert b"1.2 MiB" in shell("ls", "-l", "photo.raw")
+    assert network.process_of("cat", "notes/today.txt", "album/a.txt").stdout == b"dear diarya"
+    stat = shell.json("stat", "photo.raw")
+    assert (stat["size"], stat["kind"], stat["version"], stat["survive"]) == (len(CONTENT), "file", 1, 1)
+    assert shell.json("stat", "notes/today.txt")["meta"] == {"mood": "fine"}
+    assert b"mood" in shell("stat", "notes/today.txt")
 
-    network.run("get", "photo.raw", "-o", str(tmp_path / "copy.raw"))
+    shell("get", "photo.raw", "-o", str(tmp_path / "copy.raw"))
     assert (tmp_path / "copy.raw").read_bytes() == CONTENT
-    assert b"copy.raw" in network.run("get", "photo.raw", "-o", str(tmp_path / "copy.raw"), code=8)
-    network.run("get", "album", "-o", str(tmp_path / "album copy"))
+    assert b"copy.raw" in shell("get", "photo.raw", "-o", str(tmp_path / "copy.raw"), code=8)
+    shell("get", "photo.raw", "-o", str(tmp_path / "copy.raw"), "--force")
+    shell("get", "album", "-o", str(tmp_path / "album copy"))
     assert (tmp_path / "album copy" / "deep" / "b.txt").read_bytes() == b"bb"
-    assert network.run("get", "photo.raw", "-o", "-") == CONTENT
+    assert shell("get", "photo.raw", "-o", "-") == CONTENT
 
-    status = network.json("status")
+    source.write_bytes(b"second")
+    shell("put", str(source), "--if-match", stat["etag"])
+    shell("put", str(source), "--if-match", stat["etag"], "--reread", code=8)
+    assert [row["version"] for row in shell.json("log", "photo.raw")["versions"]] == [2, 1]
+    assert b"present" in shell("log", "photo.raw")
+    assert shell("get", "photo.raw", "--version", "1", "-o", "-") == CONTENT
+    assert shell("cat", "photo.raw") == b"second"
+
+
+def test_how_it_is(shell: Shell) -> None:
+    status = shell.json("status")
     assert status["nodes"] == {"up": 3, "suspect": 0, "down": 0, "out": 0}
     assert status["packs"]["total"] == status["packs"]["healthy"] > 0
     assert {"pending", "running", "failed"} <= set(status["tasks"])
     assert {"waiting", "conflict", "rejected"} <= set(status["outbox"])
-    assert b"one disk" in network.run("status")
-    assert len(network.json("nodes")["nodes"]) == 3
-    assert network.run("policy").decode() == "survive 1\n"
-    assert network.run("invite", "node").startswith(b"hf1-")
-    assert network.json("doctor")["ok"]
+    assert status["may_die"] == 1
+    assert b"one disk" in shell("status")
+    assert b"any one of the nodes may die now" in shell("status")
+    assert [node["name"] for node in shell.json("nodes")["nodes"]] == ["node-1", "node-2", "node-3"]
+    assert shell("nodes", "ls").count(b" up ") == 3
+    assert shell("invite", "node").startswith(b"hf1-")
+    assert shell.json("doctor", "--data", str(shell.network.directory / "node-1"))["ok"]
+    assert shell("policy") == b"survive 1\n"
+    assert shell("policy", "survive", "0") == b"survive 0\n"
+    assert shell.json("policy", "survive", "1")["survive"] == 1
 
-    network.run("cat", "nothing", code=4)
-    network.run("put", str(source), "--no-clobber", code=8)
-    network.run("put", str(source), "--survive", "3", code=7)
-    network.run("put", "/nonexistent", code=4)
 
-    os.kill(network.members[-1]["pid"], signal.SIGKILL)
-    assert network.run("cat", "photo.raw") == CONTENT
-    assert network.run("rm", "notes/today.txt") == b""
-    network.run("cat", "notes/today.txt", code=4)
-    network.run("rm", "album", code=8)
-    network.run("rm", "-r", "album")
-    assert network.run("ls").decode().split() == ["notes/", "photo.raw"]
+def test_what_is_refused(shell: Shell, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.write_bytes(b"small")
+    shell("put", str(small))
+    shell("cat", "nothing", code=4)
+    shell("put", str(small), "--no-clobber", code=8)
+    assert b"policy survive" in shell("put", str(small), "--as", "safe", "--survive", "3", code=7)
+    shell("put", str(tmp_path / "nonexistent"), code=4)
+    shell("put", str(tmp_path / "nonexistent"), str(small), code=3)
+    shell("put", str(small), "--as", "../up", code=1)
+    shell("get", "small", "-o", str(tmp_path / "no" / "such" / "place"), code=4)
+    shell("rm", "small", "nothing", code=3)
+    shell("cat", "small", code=4)
+    shell("up", "--dir", str(shell.network.directory), code=78)
+    assert shell("up", "--dir", str(tmp_path / "x"), "--nodes", "0", code=2)
 
-    pids = [row["pid"] for row in network.members]
+
+def test_the_blocking_face(network: Network, tmp_path: Path) -> None:
+    home = network.environment["HOLDFAST_HOME"]
+    with blocking.Vault.open(home) as vault:
+        entry = vault.put(b"hello", "blocking/first.txt")
+        assert (entry.size, entry.version) == (5, 1)
+        assert vault.read("blocking/first.txt", 1, 3) == b"el"
+        vault.put((part for part in (b"one ", b"two")), "blocking/parts")
+        assert b"".join(map(bytes, vault.stream("blocking/parts"))) == b"one two"
+        for _ in vault.stream("blocking/parts"):
+            break
+        assert [entry.name for entry in vault.list("blocking")] == ["blocking/first.txt", "blocking/parts"]
+        assert vault.get("blocking/parts", tmp_path / "parts").size == 7
+        assert vault.stat("blocking/parts").kind == "file"
+        with pytest.raises(holdfast.NotFound):
+            vault.stat("blocking/nothing")
+        assert len(vault.log("blocking/parts")) == 1
+        assert vault.put_tree([tmp_path / "parts"], "blocking/again").files == 1
+        assert vault.delete("blocking", recursive=True) == 4
+    vault.close()
+    with pytest.raises(holdfast.NotFound, match="holdfast init"):
+        blocking.Vault.open(tmp_path / "nowhere")
+
+
+async def test_the_face_of_the_package(network: Network) -> None:
+    async with await holdfast.Vault.open(network.environment["HOLDFAST_HOME"]) as vault:
+        await vault.put(b"hello", "greetings/first.txt")
+        assert await vault.read("greetings/first.txt") == b"hello"
+        await vault.delete("greetings", recursive=True)
+
+
+def test_one_dies_all_stop_and_all_come_back(network: Network, shell: Shell) -> None:
+    rows = network.members
+    os.kill(rows[-1]["pid"], signal.SIGKILL)
+    assert shell("get", "photo.raw", "--version", "1", "-o", "-") == CONTENT
+    shell("rm", "notes/today.txt")
+    shell("cat", "notes/today.txt", code=4)
+    shell("rm", "album", code=8)
+    shell("rm", "-r", "album")
+    assert shell("ls").decode().split() == ["notes/", "photo.raw"]
     assert network.stop() == 0
-    assert not any(alive(pid) for pid in pids)
+    assert not any(alive(row["pid"]) for row in rows)
+    assert b"does not answer" in shell("status", code=1)
 
     network.start()
-    assert [row["id"] for row in network.members] == [row["id"] for row in rows]
-    assert [row["url"] for row in network.members] == [row["url"] for row in rows]
-    assert network.run("cat", "photo.raw") == CONTENT
+    assert [(row["id"], row["url"]) for row in network.members] == [(row["id"], row["url"]) for row in rows]
+    assert shell("get", "photo.raw", "--version", "1", "-o", "-") == CONTENT
     pids = [row["pid"] for row in network.members]
     assert network.process is not None
     network.process.kill()  # its children see that it is gone
     network.process.communicate()
     network.process = None
-    with subprocess.Popen(["tail", f"--pid={pids[0]}", "-f", "/dev/null"]) as waiting:
+    with subprocess.Popen(["tail", *(f"--pid={pid}" for pid in pids), "-f", "/dev/null"]) as waiting:
         waiting.wait(40)
-    assert not alive(pids[0])
+    assert not any(alive(pid) for pid in pids)

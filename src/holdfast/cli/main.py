@@ -76,8 +76,6 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report(errors.HoldfastError(error.format_message()), invocation)
     except (KeyboardInterrupt, click.Abort):
-        if sys.stderr.isatty():
-            click.echo(err=True)
         return _report(
             errors.Interrupted("Interrupted: what was done is kept; run the same command to go on."), invocation
         )

@@ -136,12 +136,12 @@ async def _put_paths(invocation: Invocation, sources: list[Path], options: PutOp
                 sources, options.name, **options.keywords(), exclude=options.excludes(), dry_run=options.dry_run,
                 progress=show,
             )  # fmt: skip
+    done = summary.files + summary.directories + summary.links + summary.unchanged
+    if len(summary.failed) == 1 and not done:
+        raise summary.failed[0][1]
     _tell(invocation, summary, dry_run=options.dry_run)
     if summary.failed:
-        done = summary.files + summary.directories + summary.links
-        if len(summary.failed) == 1 and not done:
-            raise summary.failed[0][1]
-        raise PartlyDone(f"{count_words(len(summary.failed), 'item')} failed, {done:,} were stored.")
+        raise PartlyDone(f"{count_words(len(summary.failed), 'item')} failed, {done:,} are stored.")
 
 
 def _tell(invocation: Invocation, summary: PutSummary, *, dry_run: bool) -> None:
