@@ -60,6 +60,15 @@ class Target:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A signed answer, whatever its status. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class RemoteBody:
     """A blob's bytes from a node, not hashed. ``size``: bytes of this body; ``total``: bytes of the blob."""
 
@@ -290,6 +299,43 @@ class HttpClient:
                     data = await self._checked(response, target, signature)
         return m.decode(data, m.BlobStored).receipt
 
+    async def exchange(
+        self,
+        target: Target,
+        method: str,
+        where: str,
+        *,
+        headers: Mapping[str, str] = _EMPTY,
+        body: Callable[[], AsyncIterable[Buffer]] | None = None,
+        size: int = 0,
+        digest: Digest | None = None,
+        grant: bytes | None = None,
+    ) -> Exchange:
+        """One request as it stands, for a write that was queued, and its signed answer whatever it says.
+
+        ``digest`` is that of the ``size`` bytes of ``body``. Unavailable or TimedOut without a signed answer.
+        """
+        sent = dict(headers)
+        if body is not None and digest is not None:
+            sent["content-digest"] = signing.content_digest(digest)
+            sent["content-length"] = str(size)
+        url, signature = self._sign(target, method, where, sent, grant)
+        loop = asyncio.get_running_loop()
+        with _network_errors(target.url):
+            async with asyncio.timeout(STALL_S) as deadline:
+
+                async def slices(source: Callable[[], AsyncIterable[Buffer]]) -> AsyncIterator[Buffer]:
+                    async for piece in _sliced(source):
+                        deadline.reschedule(loop.time() + STALL_S)
+                        yield piece
+
+                response = await self._open().request(
+                    method, url, data=None if body is None else slices(body), headers=sent, allow_redirects=False
+                )
+            async with response:
+                data, answer = await self._signed(response, target, signature)
+        return Exchange(response.status, answer, data)
+
     async def health(self, url: str, *, timeout_s: float = STALL_S) -> m.Health:
         """What ``url`` says of itself, unsigned: only good for finding out who answers there."""
         with _network_errors(url):
@@ -332,6 +378,16 @@ class HttpClient:
 
     async def _checked(self, response: aiohttp.ClientResponse, target: Target, signature: str) -> bytes:
         """The body of a signed 2xx answer; everything else is raised."""
+        body, _ = await self._signed(response, target, signature)
+        if 200 <= response.status < 300:
+            return body
+        problem = m.decode(body, m.Problem)
+        raise errors.from_problem(response.status, problem.type, problem.detail, problem.extra)
+
+    async def _signed(
+        self, response: aiohttp.ClientResponse, target: Target, signature: str
+    ) -> tuple[bytes, dict[str, str]]:
+        """The body and headers of a signed answer; Unavailable for any other."""
         async with asyncio.timeout(STALL_S):
             body = await _limited(response)
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -344,10 +400,7 @@ class HttpClient:
                 f"{target.url} answered {response.status}, but not as {target.id.short}: {error.detail}"
             ) from error
         self._learn(created, headers.get("holdfast-epoch", ""), target.id)
-        if 200 <= response.status < 300:
-            return body
-        problem = m.decode(body, m.Problem)
-        raise errors.from_problem(response.status, problem.type, problem.detail, problem.extra)
+        return body, headers
 
     def _learn(self, created: int, epoch: str, sender: Id) -> None:
         found = _EPOCH.fullmatch(epoch)

@@ -1,0 +1,93 @@
+"""Rows of ``queue.db`` as they are read and added, and the names of the files that belong to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from holdfast.blob import Digest
+from holdfast.outbox.entry import DeliveryClass, State
+
+
+class Row(NamedTuple):
+    """An entry's columns; ``claim`` is the process that has it."""
+
+    sequence: int
+    id: bytes
+    state: int
+    delivery_class: int
+    kind: str
+    size: int
+    stored: int
+    filed: int
+    theirs: int
+    theirs_process: bytes | None
+    tries: int
+    reached: int
+    next_try: float
+    target: bytes
+    process: bytes
+    claim: bytes | None
+    sealed: bytes
+    progress: bytes | None
+
+    def clear(self) -> bytes:
+        """What the sealed record is bound to."""
+        return clear(self.kind, self.delivery_class, self.size)
+
+    def file_name(self) -> str:
+        return f"{self.process.hex()}-{self.id.hex()}"
+
+    def theirs_name(self) -> str:
+        return theirs_name(self.theirs_process or b"", self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A row to be added; ``sealed`` is bound to ``clear(...)``."""
+
+    id: bytes
+    delivery_class: DeliveryClass
+    kind: str
+    size: int
+    stored: int
+    filed: bool
+    target: bytes
+    keys: tuple[bytes, ...]
+    needs: tuple[Digest, ...]
+    sealed: bytes
+    body: bytes | None
+
+
+class Total(NamedTuple):
+    """Entries and stored bytes of one state and class; packs have neither."""
+
+    state: State | None
+    delivery_class: DeliveryClass | None
+    entries: int
+    stored: int
+
+
+class PackRow(NamedTuple):
+    """``facts``: what the sender left, sealed; None before it was sent. ``needed``: entries that wait for it."""
+
+    digest: Digest
+    size: int
+    process: bytes
+    facts: bytes | None
+    needed: int
+
+    def file_name(self) -> str:
+        return pack_name(self.process, self.digest)
+
+
+def clear(kind: str, delivery_class: int, size: int) -> bytes:
+    return f"{kind}\0{delivery_class}\0{size}".encode()
+
+
+def theirs_name(process: bytes, entry: bytes) -> str:
+    return f"{process.hex()}-{entry.hex()}.theirs"
+
+
+def pack_name(process: bytes, digest: Digest) -> str:
+    return f"{process.hex()}-{digest}.pack"

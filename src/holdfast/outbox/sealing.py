@@ -1,0 +1,83 @@
+"""The queue key and what is sealed with it (docs/formats.md, Outbox at rest). Pure; blocks a few microseconds.
+
+The queue key is random and never changes, so that nothing has to be sealed anew when the device's key does: only the
+one record that wraps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cbor2
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from holdfast.clock import Randomness
+from holdfast.errors import BadConfig, Corrupt, Denied
+
+KEY_BYTES = 32
+SALT_BYTES = 32
+NONCE_BYTES = 12
+TAG_BYTES = 16
+ENTRY_ID_BYTES = 16
+
+_INFO = b"holdfast/1/outbox"
+
+
+def wrap(queue_key: bytes, seed: bytes, randomness: Randomness) -> tuple[bytes, bytes]:
+    """(salt, wrapped) for the one record that holds the queue key."""
+    salt, nonce = randomness.bytes(SALT_BYTES), randomness.bytes(NONCE_BYTES)
+    return salt, nonce + _wrapping(seed, salt).encrypt(nonce, queue_key, _INFO)
+
+
+def unwrap(salt: bytes, wrapped: bytes, seed: bytes, where: str) -> bytes:
+    """The queue key. Denied if ``seed`` is another one than it was wrapped with, or the record was changed."""
+    try:
+        return _wrapping(seed, salt).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _INFO)
+    except (InvalidTag, ValueError) as error:
+        raise Denied(
+            f"the outbox in {where} was sealed with another key than this one; nothing in it was changed or deleted"
+        ) from error
+
+
+def _wrapping(seed: bytes, salt: bytes) -> AESGCM:
+    if len(seed) != KEY_BYTES:
+        raise BadConfig(f"the key of an outbox has {KEY_BYTES} bytes, not {len(seed)}")
+    return AESGCM(HKDF(hashes.SHA256(), KEY_BYTES, salt, _INFO).derive(seed))
+
+
+class Seals:
+    """Seals and opens with one queue key. Safe to use from several threads."""
+
+    def __init__(self, queue_key: bytes, randomness: Randomness) -> None:
+        self._key = queue_key
+        self._randomness = randomness
+        self._tag_key = self._derived(b"/tag")
+
+    def tag(self, what: str, text: str) -> bytes:
+        """16 bytes of HMAC: equal for equal texts, and nothing else is told. ``what``: key or target."""
+        state = hmac.HMAC(self._tag_key, hashes.SHA256())
+        state.update(what.encode() + b"\0" + text.encode("utf-8", "surrogatepass"))
+        return state.finalize()[:TAG_BYTES]
+
+    def seal(self, entry: bytes, role: str, document: Any, clear: bytes) -> bytes:
+        """nonce | ciphertext of the canonical CBOR; ``clear`` are the columns it stands for."""
+        nonce = self._randomness.bytes(NONCE_BYTES)
+        return nonce + self.cipher(entry, role).encrypt(nonce, cbor2.dumps(document, canonical=True), clear)
+
+    def open(self, entry: bytes, role: str, sealed: bytes, clear: bytes) -> Any:
+        """Corrupt unless it is what ``seal`` made for the same entry, role and columns."""
+        try:
+            plain = self.cipher(entry, role).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], clear)
+            return cbor2.loads(plain)
+        except (InvalidTag, ValueError, cbor2.CBORDecodeError) as error:
+            raise Corrupt("an entry of the outbox fails its check") from error
+
+    def cipher(self, entry: bytes, role: str) -> AESGCM:
+        """The cipher of one role of one entry: record, progress, body or theirs."""
+        return AESGCM(self._derived(b"/" + role.encode() + b"/" + entry))
+
+    def _derived(self, purpose: bytes) -> bytes:
+        return HKDFExpand(hashes.SHA256(), KEY_BYTES, _INFO + purpose).derive(self._key)

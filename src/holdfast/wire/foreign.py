@@ -1,0 +1,178 @@
+"""A plain HTTP client for servers that are not holdfast: unsigned, bounded, without redirects.
+
+Deadlines are on silence, as in ``wire.http``. Nothing here believes an answer: who asks must check what it got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+import yarl
+
+from holdfast.blob import PIECE_BYTES_MAX, Buffer
+from holdfast.errors import BadRequest, HoldfastError, TimedOut, Unavailable
+from holdfast.wire.network import CONNECT_TIMEOUT_S, Network
+
+STALL_S = 10.0
+IGNORED_BYTES_MAX = 64 << 10
+READ_BUFFER_BYTES = 256 << 10
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None)
+
+
+def checked_target(text: str) -> str:
+    """An http or https URL with a host; BadRequest for others, also for one with a password or a fragment in it."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise BadRequest(f"{text!r} is not a URL") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise BadRequest(f"{text!r}: a URL of the form http://HOST[:PORT]/PATH is needed")
+    if parts.username is not None or parts.password is not None:
+        raise BadRequest("a URL must not hold a user or password; use a token file")
+    if parts.fragment or not text.isascii() or any(char <= " " for char in text):
+        raise BadRequest(f"{text!r}: a URL without fragment is needed, its path percent-encoded")
+    return text
+
+
+def origin(url: str) -> str:
+    """scheme://host[:port] of a checked URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and headers (lower-case names) of an answer; ``body`` gives its bytes, once, in pieces of at most 1 MiB.
+
+    A body that is cut off raises Unavailable, one that stalls TimedOut.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    size: int | None
+    body: Callable[[], AsyncIterator[Buffer]]
+
+
+class ForeignHttp:
+    """Use from one event loop; any number of calls at once."""
+
+    def __init__(self, *, network: Network, tls: ssl.SSLContext | None = None, connections_per_host: int = 32) -> None:
+        self._network = network
+        self._tls = tls
+        self._connections_per_host = connections_per_host
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Buffer | Callable[[], AsyncIterator[Buffer]] | None = None,
+        size: int = 0,
+    ) -> Answer:
+        """Sends ``size`` bytes of ``body``; the answer's own body is read up to a bound and forgotten.
+
+        Unavailable or TimedOut when no whole answer came. Errors that ``body`` raises end the request and pass.
+        """
+        async with self._answer(method, url, headers, body, size) as answer:
+            seen = 0
+            async for piece in answer.body():
+                seen += len(piece)
+                if seen > IGNORED_BYTES_MAX:
+                    break
+            return answer
+
+    def read(self, url: str, headers: Mapping[str, str], method: str = "GET") -> AbstractAsyncContextManager[Answer]:
+        """The answer to a GET or HEAD, whose body is read inside of the ``async with``, as far as wanted."""
+        return self._answer(method, url, headers, None, 0)
+
+    async def close(self) -> None:
+        """Ends all connections. May be called twice."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: Buffer | Callable[[], AsyncIterator[Buffer]] | None,
+        size: int,
+    ) -> AsyncIterator[Answer]:
+        loop = asyncio.get_running_loop()
+        failed: list[HoldfastError] = []
+        sent = {**headers, "accept-encoding": "identity"}
+        with _network_errors(origin(url), failed):
+            async with asyncio.timeout(STALL_S) as deadline:
+
+                async def slices(source: Callable[[], AsyncIterator[Buffer]]) -> AsyncIterator[Buffer]:
+                    try:
+                        async for piece in source():
+                            deadline.reschedule(loop.time() + STALL_S)
+                            yield piece
+                    except HoldfastError as error:
+                        failed.append(error)
+                        raise
+
+                data: bytes | AsyncIterator[Buffer] | None = None
+                if body is not None:
+                    sent["content-length"] = str(size)
+                    data = slices(body) if callable(body) else bytes(body)
+                response = await self._open().request(
+                    method, yarl.URL(url, encoded=True), data=data, headers=sent, allow_redirects=False
+                )
+        try:
+            lower = {name.lower(): value for name, value in response.headers.items()}
+            yield Answer(response.status, lower, response.content_length, lambda: _body(response, url))
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()  # what is left may be endless
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=self._network.connector(limit_per_host=self._connections_per_host, tls=self._tls),
+                timeout=_TIMEOUT,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                skip_auto_headers=("Content-Type", "Accept-Encoding"),
+                trust_env=False,
+            )
+        return self._session
+
+
+async def _body(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[Buffer]:
+    while True:
+        with _network_errors(origin(url), []):
+            async with asyncio.timeout(STALL_S):
+                piece = await response.content.read(PIECE_BYTES_MAX)
+        if not piece:
+            return
+        yield piece
+
+
+@contextmanager
+def _network_errors(where: str, failed: list[HoldfastError]) -> Iterator[None]:
+    """Raises trouble on the way as ours; what failed on our own side first is the reason for it."""
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except TimeoutError as error:
+        raise TimedOut(f"{where}: no answer in time") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        if failed:
+            raise failed[0] from error
+        raise Unavailable(f"{where}: {str(error) or type(error).__name__}") from error
