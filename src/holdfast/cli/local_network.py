@@ -140,8 +140,12 @@ class LocalNetwork:
         await self._ended(member)
 
     async def restart(self, member: Member) -> None:
-        """Starts a member that has ended; same data, same address. Waits until it serves."""
-        await self._spawn(member)
+        """Starts a member that has ended; same data, same address. Waits until it serves; TimedOut."""
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._spawn(member)
+        except TimeoutError as error:
+            raise TimedOut(f"{member.name} does not serve after {READY_S:g} s") from error
         self._write()
 
     async def stop(self, stop_s: float = STOP_S) -> None:
@@ -185,6 +189,7 @@ class LocalNetwork:
         made = await assemble.init_coordinator(
             self.coordinator.data, advertise=urls[0], survive=survive, name="coordinator", node_uses=count, again=True
         )
+        self.coordinator.url = made.url  # an earlier attempt may have chosen another port
         await self._spawn(self.coordinator)
         await asyncio.gather(*(self._join(node, made.invites["node"]) for node in self.nodes))
         await asyncio.gather(*(self._spawn(node) for node in self.nodes))

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+import holdfast
 from holdfast import errors
 from holdfast.cli.invocation import Invocation, error_document, json_line, sentence
 from holdfast.cli.verb import LazyGroup, global_flags
@@ -50,6 +51,7 @@ root = LazyGroup(
     ),
     no_args_is_help=True,
 )
+click.version_option(holdfast.__version__, prog_name="holdfast", message="%(prog)s %(version)s")(root)
 
 
 def main() -> NoReturn:
