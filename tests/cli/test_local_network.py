@@ -1,4 +1,4 @@
-"""The processes behind ``up`` and ``demo``: a cut start goes on, members are killed and restarted, failures are told."""
+"""The processes behind ``up`` and ``demo``: a cut start goes on, members are killed and restarted, failures told."""
 
 from __future__ import annotations
 
