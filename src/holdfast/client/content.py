@@ -70,7 +70,7 @@ class ContentReader:
         async def checked(view: memoryview) -> tuple[Recipe | RecipeList, dict[int, bytes]]:
             return check(view) if len(view) < INLINE_BYTES else await self._pool.run(check, view)
 
-        holders = await self._holders(found.places, place.pack)
+        holders = await self.holders(found.places, place.pack)
         decoded, chunks = await self.reader.read(place.pack, start, end, holders, checked)
         if isinstance(decoded, RecipeList):
             decoded = await self._join(decoded, place.pack, found, generation)
@@ -179,7 +179,7 @@ class ContentReader:
             finally:
                 self.reader.buffers.give(scratch)
 
-        holders = await self._holders(found.places, span.pack)
+        holders = await self.holders(found.places, span.pack)
         return await self.reader.read(span.pack, span.start, span.stop, holders, checked)
 
     async def _load(self, found: Found, opened: Opened, span: Span) -> list[tuple[bytearray, memoryview]]:
@@ -189,7 +189,7 @@ class ContentReader:
         ]
         if len(ready) == len(span.parts):
             return [_copied(opened.chunks[number], part) for number, part in ready]
-        holders = await self._holders(found.places, span.pack)
+        holders = await self.holders(found.places, span.pack)
 
         async def checked(view: memoryview) -> list[tuple[bytearray, memoryview]]:
             outs = [self.reader.buffers.take(part.piece.entry.length - SEAL_OVERHEAD) for part in span.parts]
@@ -211,7 +211,8 @@ class ContentReader:
 
         return await self.reader.read(span.pack, span.start, span.stop, holders, checked)
 
-    async def _holders(self, places: dict[Digest, list[m.NodeAddress]], pack: Digest) -> Sequence[m.NodeAddress]:
+    async def holders(self, places: dict[Digest, list[m.NodeAddress]], pack: Digest) -> Sequence[m.NodeAddress]:
+        """Who holds ``pack``, asked if ``places`` does not know (it is told); Unavailable if nobody is known to."""
         holders = places.get(pack)
         if not holders:
             places.update(await self._names.places_of((pack,)))
@@ -228,7 +229,7 @@ class ContentReader:
             async def checked(view: memoryview, id_: bytes = entry.id) -> bytes:
                 return await self._pool.run(open_chunk, generation, Kind.RECIPE, id_, view)
 
-            holders = await self._holders(found.places, pack)
+            holders = await self.holders(found.places, pack)
             parts.append(await self.reader.read(pack, entry.offset, entry.offset + entry.length, holders, checked))
         whole = recipes.join(listed, parts)
         recipes.check_content(self.keys.generation(whole.generation), whole)

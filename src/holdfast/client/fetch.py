@@ -24,7 +24,10 @@ from holdfast.wire.messages import NodeAddress
 BODY_PATIENCE_S = 1.0
 RATE_TIMES = 4.0
 REPORTS_MAX = 64
-BUFFERS_KEPT_BYTES = 48 << 20
+BUFFERS_KEPT_BYTES = 32 << 20
+HEDGE_SHARE = 0.1
+HEDGES_MAX = 16.0
+"""One read in ten is hedged, and so many in a row: where everything is slow, asking twice helps nobody."""
 
 T = TypeVar("T")
 
@@ -76,6 +79,7 @@ class PackReader:
         self._rates: dict[Id, float] = {}
         self._reports: set[asyncio.Task[None]] = set()
         self._reported: set[tuple[Id, Digest]] = set()
+        self._hedges = HEDGES_MAX
         self.buffers = Buffers()
 
     async def read(
@@ -95,14 +99,17 @@ class PackReader:
         tasks: dict[asyncio.Task[T], NodeAddress] = {}
         wrong: dict[str, str] = {}
         silent: dict[str, str] = {}
+        self._hedges = min(self._hedges + HEDGE_SHARE, HEDGES_MAX)
         try:
             while order or tasks:
                 if not tasks:
                     self._begin(tasks, order, pack, start, stop, check)
                 newest = next(reversed(tasks))
-                patience = self._patience(tasks[newest].id, stop - start) if order else None
+                hedge = order and self._hedges >= 1.0
+                patience = self._patience(tasks[newest].id, stop - start) if hedge else None
                 done, _ = await asyncio.wait(tasks, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-                if not done and order:
+                if not done and hedge:
+                    self._hedges -= 1.0
                     self._begin(tasks, order, pack, start, stop, check)
                 for task in done:
                     node = tasks.pop(task)
@@ -176,6 +183,7 @@ class PackReader:
         view = memoryview(buffer)[:size]
         began = self._clock.monotonic()
         self._latency.began(node.id)
+        first = 0.0
         try:
             target = Target(node.id, node.url)
             async with self._http.get_blob(target, pack, (start, stop), grant=self._certificate) as body:
@@ -194,6 +202,8 @@ class PackReader:
                 self._rates[node.id] = seen + 0.2 * (size / spent - seen)
             return await check(view)
         finally:
+            if not first:  # given up: at least that slow
+                self._latency.at_least(node.id, self._clock.monotonic() - began)
             self._latency.ended(node.id)
             self.buffers.give(buffer)
 

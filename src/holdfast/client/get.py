@@ -289,7 +289,7 @@ class Getter:
             return await self._pool.run(open_all, view)
 
         try:
-            holders = await content._holders(held, place.pack)
+            holders = await content.holders(held, place.pack)
             # A hedged read checks twice; what was read is written once.
             left, ready = await content.reader.read(place.pack, start, stop, holders, checked)
             await self._pool.run(write_all, ready)

@@ -37,6 +37,11 @@ class Latency:
         found.first_byte_s += _WEIGHT * (seconds - found.first_byte_s) if found.first_byte_s else seconds
         found.failed_at = -1e9
 
+    def at_least(self, node: Id, seconds: float) -> None:
+        """An answer had not begun after ``seconds``, when it was given up."""
+        if seconds > self.usual(node):
+            self.first_byte(node, seconds)
+
     def failed(self, node: Id, now: float) -> None:
         """No useful answer: the node rests at the end of every order for 30 s."""
         self._of(node).failed_at = now

@@ -18,7 +18,7 @@ class ClientSettings:
     pack_bytes: int = 16 * MIB
     """A pack is closed when it holds this much; it may grow past it by one chunk."""
 
-    pack_buffers: int = 4
+    pack_buffers: int = 3
     """Packs that are being filled or sent; times (pack + chunk) bytes, this bounds the memory of a put."""
 
     linger_s: float = 0.002
@@ -33,11 +33,11 @@ class ClientSettings:
     coordinator_s: float = 14.0
     """All tries to reach a coordinator together take at most this long."""
 
-    read_window_bytes: int = 32 * MIB
+    read_window_bytes: int = 16 * MIB
     """Bytes of a read that are asked for ahead of the reader."""
 
-    read_span_bytes: int = 8 * MIB
-    """The longest range asked of a node in one request."""
+    read_span_bytes: int = 4 * MIB
+    """The longest range asked of a node in one request; a chunk is never divided."""
 
     commit_bytes: int = 640 * KIB
     """Records, keep lists and receipts of one commit, before base64; JSON messages end at 1 MiB."""

@@ -68,7 +68,7 @@ class Vault:
         files: Files,
         settings: ClientSettings | None = None,
     ) -> None:
-        """``certificate``: the device's, countersigned. ``http`` and ``index`` are closed with the vault."""
+        """``certificate``: the device's, countersigned. ``http``, ``index`` and ``pool`` are closed with it."""
         self.id = keys.vault
         self.settings = settings or ClientSettings()
         self.coordinators = coordinators
@@ -108,6 +108,7 @@ class Vault:
         await self._reader.close()
         await self._index.close()
         await self._http.close()
+        self._pool.close()
 
     # --- put ----------------------------------------------------------------------------------------------------------
 
