@@ -67,7 +67,7 @@ class DiskHealth:
 
 
 class _Watch:
-    """Translates what leaves a ``with`` block; a class because every put enters it several times, and generators cost more."""
+    """Translates what leaves a ``with`` block; a class, because generators cost more and puts are many."""
 
     __slots__ = ("_full_is_fine", "_health", "_poisoning", "_what")
 

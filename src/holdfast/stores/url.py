@@ -16,8 +16,8 @@ from holdfast.errors import BadConfig
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "file": frozenset(),
     "memory": frozenset(),
-    "nats": frozenset({"replicas"}),
-    "s3": frozenset({"endpoint", "region"}),
+    "nats": frozenset({"replicas", "tls", "sync", "monitor"}),
+    "s3": frozenset({"endpoint", "region", "sync"}),
     "http": frozenset(),
     "https": frozenset(),
 }
@@ -44,7 +44,8 @@ def parse(text: str) -> StoreUrl:
     """BadConfig, with a sentence that says what to write instead, for anything but the forms above."""
     try:
         parts = urlsplit(text)
-        port = parts.port
+        hosts = parts.netloc.split(",") if parts.scheme == "nats" else [parts.netloc]
+        named = all(urlsplit(f"//{host}").hostname and urlsplit(f"//{host}").port != 0 for host in hosts)
     except ValueError as error:
         raise BadConfig(f"not a store's URL: {_shown(text)} ({error})") from error
     scheme = parts.scheme
@@ -78,12 +79,16 @@ def parse(text: str) -> StoreUrl:
             raise BadConfig(f"{_shown(text)}: a memory store is just memory:")
     else:
         path = path.strip("/")
-        if not parts.hostname or port == 0:
+        if not named:
             raise BadConfig(f"{_shown(text)}: names no {'bucket' if scheme == 's3' else 'host'}")
         if scheme == "nats" and (not path or "/" in path):
             raise BadConfig(f"{_shown(text)}: a nats store names one bucket, nats://host/bucket")
         if scheme in ("http", "https") and path:
             raise BadConfig(f"{_shown(text)}: a node's URL has no path, {scheme}://{host}")
+    if options.get("sync", "always") != "always":
+        raise BadConfig("sync has one value, always: say it only where every server syncs before it acknowledges")
+    if options.get("tls", "1") not in {"", "1"}:
+        raise BadConfig("tls takes no value; leave it out to speak in the clear")
     if "replicas" in options and options["replicas"] not in {"1", "2", "3", "4", "5"}:
         raise BadConfig("replicas is a number from 1 to 5")
     return StoreUrl(scheme, host, path, MappingProxyType(options))
