@@ -90,7 +90,7 @@ def duration_text(seconds: float) -> str:
     """The shortest form that ``parse_duration`` reads back."""
     for unit in ("d", "h", "m", "s"):
         if seconds >= _DURATION_S[unit] and seconds % _DURATION_S[unit] == 0:
-            return f"{seconds / _DURATION_S[unit]:g}{unit}"
+            return f"{seconds / _DURATION_S[unit]:.0f}{unit}"
     number, unit = (seconds * 1000, "ms") if 0 < seconds < 1 else (seconds, "s")
     return f"{number:.6f}".rstrip("0").rstrip(".") + unit
 
