@@ -126,6 +126,7 @@ class HttpClient:
         self._tls = tls
         self._connections_per_host = connections_per_host
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
         self._clock_source: Id | None = None
         self._clock_offset = 0.0
 
@@ -347,12 +348,15 @@ class HttpClient:
                     return m.decode(await _limited(response), m.Health)
 
     async def close(self) -> None:
-        """Ends all connections. May be called twice."""
+        """Ends all connections; what is asked later is Unavailable. May be called twice."""
+        self._closed = True
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise errors.Unavailable("this client was closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=self._network.connector(limit_per_host=self._connections_per_host, tls=self._tls),
