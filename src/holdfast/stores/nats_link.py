@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import datetime
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -35,7 +37,7 @@ PENDING_BYTES_MAX = 4 << 20
 NO_MESSAGE = 10037
 NO_STREAM = 10059
 WRONG_SEQUENCE = 10071
-_FULL = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
+_FULL = frozenset({10002, 10023, 10028, 10047})
 _FULL_WORDS = ("maximum bytes", "maximum messages", "resource limits", "insufficient", "storage exceeded")
 
 
@@ -72,6 +74,7 @@ class StoredMessage(NamedTuple):
     sequence: int
     headers: Mapping[str, str]
     data: bytes
+    time: float = 0.0  # seconds since 1970, by the server's clock; 0 where it was not asked for
 
 
 class _Client(Client):
@@ -150,6 +153,12 @@ class NatsLink:
         """Bytes in the largest message that this server takes."""
         return int(self._client.max_payload)
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the server that we are connected to."""
+        version = self._client.connected_server_version
+        return version.major, version.minor
+
     # -- requests
 
     async def ask(self, verb: str, body: Mapping[str, Any] | None = None, *, again: bool = True) -> dict[str, Any]:
@@ -179,11 +188,13 @@ class NatsLink:
         while True:
             try:
                 return await once()
+            except HoldfastError:
+                raise
             except Refused as error:
                 if not error.passes:
                     raise
                 trouble: Exception = error
-            except (nats_errors.Error, OSError, asyncio.TimeoutError) as error:
+            except (nats_errors.Error, OSError) as error:
                 trouble = error
             self.check_denied(what)
             if self._client.is_closed:
@@ -212,6 +223,7 @@ class NatsLink:
             int(message["seq"]),
             _headers(base64.b64decode(message.get("hdrs") or "")),
             base64.b64decode(message.get("data") or ""),
+            _seconds(message["time"]),
         )
 
     # -- publishing
@@ -269,10 +281,8 @@ class NatsLink:
         try:
             yield inbox
         finally:
-            try:
+            with contextlib.suppress(nats_errors.Error, OSError):  # the connection is gone, and it with it
                 await subscription.unsubscribe()
-            except (nats_errors.Error, OSError):
-                pass  # the connection is gone, and the subscription with it
 
     async def send(self, verb: str, body: Mapping[str, Any], answers: str) -> None:
         """A request whose answers go to that address."""
@@ -283,7 +293,8 @@ class NatsLink:
 
     async def close(self) -> None:
         """May be called twice."""
-        await self._client.close()
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await self._client.close()
 
 
 def translated(error: BaseException, what: str) -> HoldfastError:
@@ -313,3 +324,9 @@ def _headers(raw: bytes) -> dict[str, str]:
     lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if ":" in line)
     return {name: value.strip() for name, _, value in pairs}
+
+
+def _seconds(moment: str) -> float:
+    """RFC 3339 with up to nine digits of a second; Python reads six."""
+    whole, _, rest = moment.removesuffix("Z").partition(".")
+    return datetime.datetime.fromisoformat(whole + "+00:00").timestamp() + float(f"0.{rest or 0}")
