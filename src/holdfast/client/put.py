@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -79,14 +79,16 @@ class FilePutter:
         clock: Clock,
         randomness: Randomness,
         counted: Callable[[int, str], None],
+        ask: Callable[[str], Awaitable[SeenRef | None]],
     ) -> None:
-        """``counted`` hears of every so many bytes read, with the name they belong to."""
+        """``counted`` hears of bytes read, with the name they belong to; ``ask`` gives a name's present record."""
         self.uploader = uploader
         self._files = files
         self._pool = pool
         self._clock = clock
         self._randomness = randomness
         self._counted = counted
+        self._ask = ask
 
     async def put_path(self, source: Path, name: str, options: PutOptions, ancestors: Sequence[str]) -> Draft:
         """Stores the regular file ``source`` as ``name``; returns the committed draft."""
@@ -168,6 +170,10 @@ class FilePutter:
 
     async def commit(self, draft: Draft, seen: SeenRef | None, options: PutOptions, ancestors: Sequence[str]) -> Draft:
         """Commits one draft with the directories above it; waits until it stands."""
+        if options.if_match is not None and (seen is None or seen.etag != options.if_match):
+            seen = await self._ask(draft.path)  # another device may have made the version that is meant
+        elif options.rule == "no-clobber" and seen is not None:
+            seen = await self._ask(draft.path)  # another device may have deleted it
         prepare(draft, seen, options)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

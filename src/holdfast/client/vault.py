@@ -20,6 +20,7 @@ from holdfast.client.entries import Entry, Progress, PutSummary, Version, entry_
 from holdfast.client.fetch import PackReader
 from holdfast.client.get import Getter
 from holdfast.client.index import Index
+from holdfast.client.index_file import SeenRef
 from holdfast.client.latency import Latency
 from holdfast.client.local import Excludes, look
 from holdfast.client.names import Found, Names
@@ -149,7 +150,7 @@ class Vault:
                 progress(Progress(0, 1, read, total, name))
 
         total: int | None = None
-        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted)
+        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
         above = self._missing_directories(path)
         uploader.active += 1
         try:
@@ -229,7 +230,7 @@ class Vault:
             found = await self._names.clear_listing(directory)
             return {tag: Remote(*fields) for tag, fields in found.items()}
 
-        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted)
+        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
         tree = TreePutter(putter, self._files, self._pool, self._clock.now, listing, done)
         before = uploader.new_bytes
         uploader.active += 1
@@ -392,6 +393,13 @@ class Vault:
         if found.ref.clear.kind is not RefKind.FILE:
             raise BadRequest(f"{name!r} is a {found.ref.clear.kind.name.lower()}, not a file")
         return found
+
+    async def _seen(self, path: str) -> SeenRef | None:
+        """The present record of a name as the coordinator has it, None if there never was one."""
+        found = await self._names.find_any(path, fresh=True)
+        return (
+            None if found is None else SeenRef(found.ref.clear.version, found.ref.etag, found.record, found.keep, b"")
+        )
 
     async def _options(
         self,
