@@ -477,9 +477,17 @@ async def init_coordinator(
 
 
 async def make_coordinator(
-    data: Path, config: Config, *, listen: tuple[str, int], tls: ssl.SSLContext | None = None
+    data: Path,
+    config: Config,
+    *,
+    listen: tuple[str, int],
+    tls: ssl.SSLContext | None = None,
+    survive: int | None = None,
 ) -> Running:
-    """Opens the coordinator in ``data``; it serves once started. BadConfig when there is none, or it is in use."""
+    """Opens the coordinator in ``data``; it serves once started. BadConfig when there is none, or it is in use.
+
+    ``survive`` changes the policy first.
+    """
     from holdfast.coordinator import setup
     from holdfast.coordinator.app import Coordinator
     from holdfast.coordinator.settings import CoordinatorSettings
@@ -494,6 +502,8 @@ async def make_coordinator(
         opened.callback(database_pool.close)
         database = await Database.open(setup.database_path(data), database_pool)
         opened.push_async_callback(database.close)
+        if survive is not None:
+            await database.run(_set_survive, survive)
         http = HttpClient(identity=identity, network=TcpNetwork(), clock=_clock)
         opened.push_async_callback(http.close)
         coordinator = await Coordinator.open(
@@ -508,6 +518,14 @@ async def make_coordinator(
         )
         kept = opened.pop_all()
     return Running(coordinator, coordinator.service.metrics, listen, tls, kept)
+
+
+def _set_survive(connection: Any, survive: int) -> None:
+    from holdfast.metadata import queries_members
+
+    facts = queries_members.network_facts(connection)
+    if facts is not None and facts.survive != survive:
+        queries_members.change_network(connection, survive=survive, policy_version=facts.policy_version + 1)
 
 
 def reserve_bytes(total: int) -> int:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 OTHER_VARIABLES = frozenset(
-    ENVIRONMENT_PREFIX + name for name in ("HOME", "COORDINATOR", "PASSPHRASE", "NEW_PASSPHRASE")
+    ENVIRONMENT_PREFIX + name for name in ("HOME", "COORDINATOR", "PASSPHRASE", "NEW_PASSPHRASE", "SURVIVE")
 )
 """Variables that are read elsewhere and are no settings."""
 

@@ -21,7 +21,9 @@ def command() -> None:
 @command.command("init")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory.")
 @click.option("--advertise", metavar="URL", required=True, help="Where others reach it; stands in every invite.")
-@click.option("--survive", type=click.IntRange(0, 64), help="How many machines may die [default: 4].")
+@click.option(
+    "--survive", type=click.IntRange(0, 64), envvar="HOLDFAST_SURVIVE", help="How many machines may die [default: 4]."
+)
 @click.option("--name", help="What it is called [default: the host's name].")
 @current
 def init(invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None) -> None:
@@ -51,11 +53,13 @@ async def _init(invocation: Invocation, data: Path, advertise: str, survive: int
 
 @command.command("run")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory.")
+@click.option("--survive", type=click.IntRange(0, 64), help="Change the policy before the start.")
 @listening
 @current
 def run(
     invocation: Invocation,
     data: Path,
+    survive: int | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -69,7 +73,8 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        server = await assemble.make_coordinator(data, invocation.config(), listen=address, tls=tls)
+        config = invocation.config()
+        server = await assemble.make_coordinator(data, config, listen=address, tls=tls, survive=survive)
         await serve(invocation, server, role="coordinator", metrics=metrics, with_parent=with_parent, public=address[0])
 
     invocation.run(work())

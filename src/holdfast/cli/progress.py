@@ -16,8 +16,13 @@ NAME_DIGITS = 32
 
 
 @contextmanager
-def progress(invocation: Invocation, what: str) -> Iterator[Callable[[Progress], None] | None]:
-    """A function that a vault calls with its progress, or None when there is no terminal to draw on."""
+def progress(
+    invocation: Invocation, what: str, *, total: int | None = None
+) -> Iterator[Callable[[Progress], None] | None]:
+    """A function that a vault calls with its progress, or None when there is no terminal to draw on.
+
+    ``total``: how many bytes there will be, as far as the caller knows better.
+    """
     if not invocation.watched:
         yield None
         return
@@ -42,7 +47,8 @@ def progress(invocation: Invocation, what: str) -> Iterator[Callable[[Progress],
             name = visible(seen.name)
             name = name if len(name) <= NAME_DIGITS else "…" + name[1 - NAME_DIGITS :]
             of = "" if seen.files_total is None else f"/{seen.files_total:,}"
-            files = name if seen.files_total == 1 else f"{seen.files:,}{of} files  {name}"
-            bars.update(task, completed=seen.bytes, total=seen.bytes_total, files=files)
+            files = name if seen.files_total == 1 or seen.files < 2 else f"{seen.files:,}{of} files  {name}"
+            bytes_total = seen.bytes_total if seen.bytes_total is not None else total
+            bars.update(task, completed=seen.bytes, total=bytes_total, files=files)
 
         yield show

@@ -131,17 +131,29 @@ async def _put_paths(invocation: Invocation, sources: list[Path], options: PutOp
     from holdfast.cli.progress import progress
 
     async with await invocation.vault() as vault:
-        with progress(invocation, "put") as show:
+        with progress(invocation, "put", total=_known_total(sources)) as show:
             summary = await vault.put_tree(
                 sources, options.name, **options.keywords(), exclude=options.excludes(), dry_run=options.dry_run,
                 progress=show,
             )  # fmt: skip
+        if invocation.json and len(sources) == 1 and summary.entry is None and not (summary.failed or options.dry_run):
+            summary.entry = await vault.stat(options.name or sources[0].resolve().name)
     done = summary.files + summary.directories + summary.links + summary.unchanged
     if len(summary.failed) == 1 and not done:
         raise summary.failed[0][1]
     _tell(invocation, summary, dry_run=options.dry_run)
     if summary.failed:
         raise PartlyDone(f"{count_words(len(summary.failed), 'item')} failed, {done:,} are stored.")
+
+
+def _known_total(sources: list[Path]) -> int | None:
+    """Bytes of files that were named; None if there is a directory among them, which is walked only once."""
+    total = 0
+    for source in sources:
+        if not source.is_file():
+            return None
+        total += source.stat().st_size
+    return total
 
 
 def _tell(invocation: Invocation, summary: PutSummary, *, dry_run: bool) -> None:
