@@ -35,7 +35,7 @@ async def disk_store(root: Path) -> AsyncIterator[tuple[DiskStore, ThreadPool]]:
 
 def looker(root: Path) -> Peek:
     async def peek(digest: Digest) -> bytes | None:
-        path = root / "objects" / digest.hex()[:2] / digest.hex()[2:4] / digest.hex()
+        path = root / "objects" / digest.hex()[:2] / digest.hex()
         return path.read_bytes() if path.exists() else None
 
     return peek

@@ -154,10 +154,6 @@ async def test_what_a_put_costs() -> None:
     store, files, _ = await fresh()
     files.clear()
     await put_bytes(store, SMALL)
-    assert (files.count("sync"), files.count("sync_directory")) == (1, 3), "first in its directories: their names too"
-    await store.delete([Digest.of(SMALL)])
-    files.clear()
-    await put_bytes(store, SMALL)
     assert (files.count("sync"), files.count("sync_directory")) == (1, 1)
     assert len(files.calls) < 12, [call.method for call in files.calls]
     files.clear()
@@ -254,7 +250,7 @@ async def test_a_disk_that_refuses_at_the_start_is_a_bad_mount() -> None:
 async def test_a_truncated_file_is_corrupt_in_the_middle_of_a_read() -> None:
     store, _, disk = await fresh()
     await put_large(store)
-    path = ROOT / "objects" / Digest.of(LARGE).hex()[:2] / Digest.of(LARGE).hex()[2:4] / str(Digest.of(LARGE))
+    path = ROOT / "objects" / Digest.of(LARGE).hex()[:2] / str(Digest.of(LARGE))
     with pytest.raises(Corrupt):  # noqa: PT012 - the cut happens while the body is read
         async with store.get(Digest.of(LARGE)) as body:
             async for _ in body:

@@ -22,7 +22,7 @@ from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.stores.disk_aside import AsideEntry
 from holdfast.stores.disk_changes import DiskChanges
-from holdfast.stores.disk_layout import Layout, leaf_number
+from holdfast.stores.disk_layout import Layout
 from holdfast.stores.disk_read import SMALL_BYTES_MAX, hash_file, reading
 from holdfast.stores.disk_space import StoreSpace
 from holdfast.stores.protocol import Body, Info, OpenFile, Range, Stored, Traits, check_limit
@@ -168,9 +168,7 @@ class DiskStore:
         fits = changes.space.fits(size)
         # A small body is read before anybody looks whether it is there: a second visit to the pool would cost more.
         if not (small and fits):
-            if leaf_number(digest) in changes.present and await self._visit(
-                self._sync_pool, changes.look, digest, size
-            ):
+            if await self._visit(self._sync_pool, changes.look, digest, size):
                 return Stored(digest, size, False)
             await self._visit(self._pool, changes.look_at_space)
         with changes.space.reserved(size):
@@ -263,8 +261,8 @@ class DiskStore:
 
         def page() -> list[Info]:
             found: list[Info] = []
-            for _, leaf in disk_layout.leaves(self._files, self._paths, after):
-                for digest in disk_layout.digests(self._files, leaf):
+            for directory in self._paths.directories()[after[0] if after is not None else 0 :]:
+                for digest in disk_layout.digests(self._files, directory):
                     if after is not None and digest <= after:
                         continue
                     size = self._size(digest)
@@ -277,7 +275,7 @@ class DiskStore:
         return await self._visit(self._pool, page)
 
     def _size(self, digest: Digest) -> int | None:
-        if leaf_number(digest) not in self._changes.present or digest in self._changes.commit.unsettled:
+        if digest in self._changes.commit.unsettled:
             return None
         return self._files.size(self._paths.blob(digest))
 

@@ -21,7 +21,7 @@ from holdfast.files import Files
 from holdfast.stores.disk_aside import Aside
 from holdfast.stores.disk_commit import Commit
 from holdfast.stores.disk_health import DiskHealth
-from holdfast.stores.disk_layout import Layout, digests, leaf_number, leaves
+from holdfast.stores.disk_layout import Layout, digests, make_directories
 from holdfast.stores.disk_read import hash_file
 from holdfast.stores.disk_space import SpaceBook
 from holdfast.stores.protocol import Info
@@ -41,8 +41,7 @@ class DiskChanges:
         self.space = SpaceBook(capacity=capacity, reserve=reserve, free=files.space(paths.root).free)
         self.trash = Aside(files, paths.trash)
         self.quarantine = Aside(files, paths.quarantine)
-        self.present: set[int] = set()
-        self.commit = Commit(files, paths, self.health, self.present)
+        self.commit = Commit(files, paths, self.health)
         self._files = files
         self._paths = paths
         self._trash_clock = trash_clock
@@ -56,10 +55,10 @@ class DiskChanges:
         for name in self._files.list(self._paths.incoming):
             self._files.unlink(self._paths.incoming / name)
         self.space.move(trash=self.trash.scan(), quarantine=self.quarantine.scan())
-        for number, leaf in leaves(self._files, self._paths):
-            self.present.add(number)
-            for digest in digests(self._files, leaf):
-                size = self._files.size(leaf / str(digest))
+        make_directories(self._files, self._paths)
+        for directory in self._paths.directories():
+            for digest in digests(self._files, directory):
+                size = self._files.size(directory / str(digest))
                 if size is None:
                     continue
                 self.space.move(used=size)
@@ -99,7 +98,7 @@ class DiskChanges:
 
     def keep(self, digest: Digest, size: int, data: Sequence[Buffer]) -> bool:
         """All of a small blob in one go; True if it is new."""
-        if leaf_number(digest) in self.present and self.look(digest, size):
+        if self.look(digest, size):
             return False
         checker = Checker(digest, size)
         for piece in data:
@@ -189,7 +188,7 @@ class DiskChanges:
             found: list[Info] = []
             for digest in dict.fromkeys(wanted):
                 path = self._paths.blob(digest)
-                size = self._files.size(path) if leaf_number(digest) in self.present else None
+                size = self._files.size(path)
                 if size is None:
                     continue
                 with self.health.changing("a move to trash"):
@@ -203,8 +202,8 @@ class DiskChanges:
                 with self.health.changing("a move to trash"):
                     self._files.unlink(self._paths.blob(digest))
                 self.space.move(used=-size)
-            for leaf in dict.fromkeys(self._paths.leaf(digest) for digest, _ in found):
-                self.commit.syncs.sync(leaf)
+            for directory in dict.fromkeys(self._paths.directory(digest) for digest, _ in found):
+                self.commit.syncs.sync(directory)
 
     def restore(self, digest: Digest) -> Info:
         """Back from trash, durably; a blob that is not in trash but in the store is fine."""

@@ -16,7 +16,7 @@ from holdfast.blob import Digest
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.files import Files
 from holdfast.stores.disk_health import DiskHealth
-from holdfast.stores.disk_layout import Layout, leaf_number
+from holdfast.stores.disk_layout import Layout
 
 
 class _Turn:
@@ -79,54 +79,32 @@ class DirectorySyncs:
 class Commit:
     """Gives synced files their final names. Every method blocks; all may be called from any thread.
 
-    It knows which leaf directories this process has synced since it started: a name found in another one may still
-    be lost in a power cut, so it is synced before anybody is told that the blob is there.
+    It knows which directories this process has synced since it started: a name found in another one may still be lost
+    in a power cut, so it is synced before anybody is told that the blob is there.
     """
 
-    def __init__(self, files: Files, paths: Layout, health: DiskHealth, present: set[int]) -> None:
+    def __init__(self, files: Files, paths: Layout, health: DiskHealth) -> None:
         self.syncs = DirectorySyncs(files, health)
-        self.present = present
-        """Numbers of the leaf directories that exist: no need to look for a blob in any other."""
         self.unsettled: set[Digest] = set()
         """Blobs that have their name but are not durable yet."""
         self._files = files
         self._paths = paths
         self._health = health
-        self._settled: set[int] = set()  # leaves whose entries were synced since the start
-        self._named: set[int] = set()  # leaves whose own names are durable
-        self._named_fans: set[int] = set()
+        self._settled: set[int] = set()  # first bytes of digests: directories synced since the start
 
     def link(self, temporary: Path, digest: Digest) -> bool:
         """The file's final name, not yet durable; False if the name is taken."""
-        number = leaf_number(digest)
         with self._health.changing("making a name"):
-            if number not in self.present:
-                self._files.make_directory(self._paths.leaf(digest), durable=False)
-                self.present.add(number)
             return self._files.link(temporary, self._paths.blob(digest))
 
     def settle(self, digest: Digest) -> None:
-        """Makes the name of ``digest`` durable, and its directories' names where they may not be yet.
-
-        One sync of a directory makes all names durable that were in it before; so a start costs each of the 256
-        upper directories one sync, however many leaves it has.
-        """
-        number = leaf_number(digest)
-        self.syncs.sync(self._paths.leaf(digest))
-        self._settled.add(number)
-        if number not in self._named:
-            siblings = [leaf for leaf in range(number & 0xFF00, (number | 0xFF) + 1) if leaf in self.present]
-            self.syncs.sync(self._paths.fan(digest))
-            self._named.update(siblings)
-        if digest[0] not in self._named_fans:
-            fans = {leaf >> 8 for leaf in self.present.copy()}
-            self.syncs.sync(self._paths.objects)
-            self._named_fans.update(fans)
+        """Makes the name of ``digest`` durable."""
+        self.syncs.sync(self._paths.directory(digest))
+        self._settled.add(digest[0])
 
     def settled(self, digest: Digest) -> None:
         """Like ``settle``, for a name found: nothing to do where this process has synced since its start."""
-        number = leaf_number(digest)
-        if not (number in self._settled and number in self._named and digest[0] in self._named_fans):
+        if digest[0] not in self._settled:
             self.settle(digest)
 
     def discard(self, temporary: Path) -> None:

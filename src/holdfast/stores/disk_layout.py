@@ -21,7 +21,6 @@ LAYOUT_VERSION = 1
 STORE_ID_BYTES = 16
 _LAYOUT_BYTES_MAX = 4096
 
-_PAIR = re.compile(r"[0-9a-f]{2}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STORE_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -65,23 +64,17 @@ class Layout:
 
     # One parse for each path: joining part by part led the profile of a small put.
 
-    def fan(self, digest: Digest) -> Path:
-        """The first of the two fan-out directories of ``digest``."""
+    def directory(self, digest: Digest) -> Path:
+        """The one of the 256 directories that holds ``digest``."""
         return Path(f"{self.root}/objects/{digest[:1].hex()}")
 
-    def leaf(self, digest: Digest) -> Path:
-        """The directory that holds ``digest``."""
-        text = digest[:2].hex()
-        return Path(f"{self.root}/objects/{text[:2]}/{text[2:]}")
+    def directories(self) -> list[Path]:
+        """All 256, ascending."""
+        return [self.objects / f"{number:02x}" for number in range(256)]
 
     def blob(self, digest: Digest) -> Path:
         text = digest.hex()
-        return Path(f"{self.root}/objects/{text[:2]}/{text[2:4]}/{text}")
-
-
-def leaf_number(digest: Digest) -> int:
-    """0 to 65535: which leaf directory ``digest`` belongs to."""
-    return digest[0] << 8 | digest[1]
+        return Path(f"{self.root}/objects/{text[:2]}/{text}")
 
 
 def create(files: Files, root: Path, randomness: Randomness) -> str:
@@ -95,6 +88,7 @@ def create(files: Files, root: Path, randomness: Randomness) -> str:
             raise BadConfig(f"{root} holds a store already; name an empty directory, or use the store that is there")
         for directory in (paths.objects, paths.incoming, paths.trash, paths.quarantine):
             files.make_directory(directory)
+        make_directories(files, paths)
         store_id = randomness.bytes(STORE_ID_BYTES).hex()
         content = msgspec.json.encode(_Layout(LAYOUT_VERSION, store_id))
         write_file(files, paths.layout, content + b"\n", replace=False)
@@ -126,21 +120,14 @@ def load(files: Files, root: Path, expected_id: str | None) -> str:
     return found.store_id
 
 
-def leaves(files: Files, paths: Layout, after: Digest | None = None) -> Iterator[tuple[int, Path]]:
-    """(number, path) of the leaf directories that exist, ascending, from the one of ``after`` on."""
-    first, second = (after[0], after[1]) if after is not None else (0, 0)
-    for fan in files.list(paths.objects):
-        if _PAIR.fullmatch(fan) is None or int(fan, 16) < first:
-            continue
-        for leaf in files.list(paths.objects / fan):
-            if _PAIR.fullmatch(leaf) is None or (int(fan, 16) == first and int(leaf, 16) < second):
-                continue
-            yield int(fan, 16) << 8 | int(leaf, 16), paths.objects / fan / leaf
+def make_directories(files: Files, paths: Layout) -> None:
+    """Makes those of the 256 directories that are missing, durably: a put never has to make one."""
+    if any([files.make_directory(directory, durable=False) for directory in paths.directories()]):
+        files.sync_directory(paths.objects)
 
 
-def digests(files: Files, leaf: Path) -> Iterator[Digest]:
-    """The blobs named in one leaf directory, ascending; foreign names are passed over."""
-    prefix = leaf.parent.name + leaf.name
-    for name in files.list(leaf):
-        if _DIGEST.fullmatch(name) is not None and name.startswith(prefix):
+def digests(files: Files, directory: Path) -> Iterator[Digest]:
+    """The blobs named in one of the 256 directories, ascending; foreign names are passed over."""
+    for name in files.list(directory):
+        if _DIGEST.fullmatch(name) is not None and name.startswith(directory.name):
             yield Digest(bytes.fromhex(name))

@@ -183,10 +183,9 @@ class NatsStore:
             return None
 
         try:
-            found: Meta | None = await self._link.patiently(once, "a put")
+            return await self._link.patiently(once, "a put")
         except Refused as error:
             raise error.translated("a put") from error
-        return found
 
     async def _finish_cleaning(self, cleaning: Coroutine[Any, Any, None]) -> None:
         """Goes on when the caller is cancelled; its failure does not hide the one that made it necessary."""

@@ -13,7 +13,7 @@ import datetime
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
@@ -22,6 +22,8 @@ from nats.aio.msg import Msg
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadConfig, Denied, HoldfastError, NoSpace, TimedOut, Unavailable
 from holdfast.stores.nats_access import NatsAccess
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 REQUEST_S = 4.0
@@ -115,7 +117,7 @@ class NatsLink:
             if "authorization" in complaints[0].lower() or "no TLS" in complaints[0]:
                 denied.set()
 
-        options = {
+        options: dict[str, Any] = {
             "servers": [f"{'tls' if tls else 'nats'}://{server}" for server in servers],
             "name": "holdfast",
             "error_cb": complain,
@@ -175,13 +177,13 @@ class NatsLink:
             except nats_errors.NoRespondersError as error:
                 raise Refused(503, 0, "JetStream has no leader now, or is not enabled for this account") from error
             found: dict[str, Any] = json.loads(answer.data)
-            if error := found.get("error"):
-                raise Refused(error.get("code", 500), error.get("err_code", 0), error.get("description", ""))
+            if "error" in found:
+                raise _refused(found["error"])
             return found
 
         return await self.patiently(once, verb.split(".OBJ_")[0], patience_s=PATIENCE_S if again else 0)
 
-    async def patiently(self, once: Callable[[], Awaitable[Any]], what: str, *, patience_s: float = PATIENCE_S) -> Any:
+    async def patiently(self, once: Callable[[], Awaitable[T]], what: str, *, patience_s: float = PATIENCE_S) -> T:
         """``once()``, again with growing pauses while its failure may pass."""
         deadline = self._clock.monotonic() + patience_s
         pause = 0.05
@@ -261,10 +263,8 @@ class NatsLink:
             future.set_exception(Refused(503, 0, "the stream has no leader now"))
             return
         answer = json.loads(message.data)
-        if error := answer.get("error"):
-            future.set_exception(
-                Refused(error.get("code", 500), error.get("err_code", 0), error.get("description", ""))
-            )
+        if "error" in answer:
+            future.set_exception(_refused(answer["error"]))
         else:
             future.set_result(int(answer["seq"]))
 
@@ -318,6 +318,10 @@ def _no_connection(servers: str, complaint: str, dialling: asyncio.Future[None])
             f"{servers} refuses these credentials: set NATS_CREDS, NATS_NKEY or NATS_TOKEN_FILE to the right file"
         )
     return Unavailable(f"no NATS server answers at {servers}" + (f" ({complaint})" if complaint else ""))
+
+
+def _refused(error: Mapping[str, Any]) -> Refused:
+    return Refused(int(error.get("code", 500)), int(error.get("err_code", 0)), str(error.get("description", "")))
 
 
 def _headers(raw: bytes) -> dict[str, str]:

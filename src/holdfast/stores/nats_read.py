@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ class ChunkReader:
         self._broken = False  # it has a gap
         self._ended = False  # that server has no more
 
-    async def messages(self, clock: Clock) -> AsyncIterator[StoredMessage]:
+    async def messages(self, clock: Clock) -> AsyncGenerator[StoredMessage, None]:
         """In order. Unavailable when nothing comes for ``PATIENCE_S``. Close it when leaving early."""
         quiet_since = clock.monotonic()
         while not self._ended or self._ready:
@@ -110,7 +110,7 @@ class ChunkReader:
 
 
 class _Piece(NamedTuple):
-    index: int | None  # of the chunk, if it says so
+    number: int | None  # its index among the chunks, if it says so
     data: bytes
 
 
@@ -147,7 +147,7 @@ class NatsBody:
         while True:
             async with aclosing(self._pieces(position, sequence)) as pieces:
                 async for piece in pieces:
-                    if piece.index is not None and piece.index != index:
+                    if piece.number is not None and piece.number != index:
                         break
                     view = memoryview(piece.data)
                     low, high = max(self._start - position, 0), min(self._stop - position, len(view))
@@ -163,7 +163,7 @@ class NatsBody:
                 await self._missing(f"another chunk lies where chunk {index} of {self._meta.chunks} belongs")
             position, sequence, index = 0, 1, 0  # the remembered sequence was wrong: from the start
 
-    async def _pieces(self, position: int, sequence: int) -> AsyncIterator[_Piece]:
+    async def _pieces(self, position: int, sequence: int) -> AsyncGenerator[_Piece, None]:
         """Chunks from ``sequence`` on, wherever they are to be had."""
         nuid, subject = self._meta.nuid, self._bucket.chunks(self._meta.nuid)
         while True:
