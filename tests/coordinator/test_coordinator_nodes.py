@@ -258,6 +258,15 @@ async def test_nodes_without_room_get_nothing(hall: Hall) -> None:
     assert names == {one.name for one in hall.nodes} - {"node-1"}
 
 
+async def test_plans_that_nobody_used_do_not_fill_the_network(hall: Hall) -> None:
+    for one in hall.nodes:
+        await one.beat(free=1000)
+    for _ in range(10):
+        assert len((await plan(hall, items=[m.PlanItem(size=600)])).items[0].candidates) == 6
+    with pytest.raises(NoSpace):
+        await plan(hall, items=[m.PlanItem(size=1001)])
+
+
 async def test_more_copies_may_be_asked_but_never_fewer(bare_hall: Hall) -> None:
     await bare_hall.make(survive=2, nodes=6)
     assert (await plan(bare_hall)).copies == 3

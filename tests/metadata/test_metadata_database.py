@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
-from holdfast.errors import BadConfig
+from holdfast.errors import BadConfig, NoSpace, StorePoisoned
 from holdfast.metadata import queries_members, queries_packs
 from holdfast.metadata.database import Database
 from holdfast.metadata.tables import PackState, metadata
@@ -87,6 +89,35 @@ async def test_writes_are_synced_and_in_a_write_ahead_log(tmp_path: Path, pool: 
         return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names]
 
     assert await database.run(pragmas) == ["wal", 2, 1]
+    await database.close()
+
+
+async def test_a_full_disk_is_told_and_passes(tmp_path: Path, pool: ThreadPool) -> None:
+    database = await Database.open(tmp_path / "coordinator.db", pool)
+
+    def limit(connection: Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    await database.run(limit)
+    with pytest.raises(NoSpace, match="full"):
+        await database.run(queries_members.create_network, {**FACTS, "urls": "u" * 1_000_000})
+    assert await database.run(queries_members.network_facts) is None
+    await database.run(queries_members.create_network, FACTS)
+    await database.close()
+
+
+async def test_a_disk_that_failed_is_not_asked_again(tmp_path: Path, pool: ThreadPool) -> None:
+    database = await Database.open(tmp_path / "coordinator.db", pool)
+
+    def failing(connection: Connection) -> None:
+        cause = sqlite3.OperationalError("disk I/O error")
+        cause.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise OperationalError("COMMIT", None, cause)
+
+    for attempt in (failing, queries_members.network_facts):
+        with pytest.raises(StorePoisoned, match="look at it"):
+            await database.run(attempt)
     await database.close()
 
 

@@ -17,6 +17,7 @@ from holdfast.coordinator.refs import Refs
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts, Status
+from holdfast.errors import HoldfastError
 from holdfast.metadata.database import Database
 from holdfast.pool import Pool
 from holdfast.wire import routes
@@ -144,13 +145,16 @@ class Coordinator:
             await worker.stop()
         await self._nodes.stop()
         await self.state.queue.close()
-        await self.state.save()
+        try:
+            await self.state.save()
+        except HoldfastError as error:
+            _log.error("coordinator_not_saved", reason=error.detail)
 
     def health(self) -> str:
         """``ok``, or why nothing can be written."""
         if self.state.position.stale:
             return "this coordinator runs on an old copy of its database: holdfast coordinator recover"
-        return "ok"
+        return self.state.database.poisoned or "ok"
 
     async def _look(self) -> Progress:
         self.state.registry.look()

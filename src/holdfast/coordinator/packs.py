@@ -60,6 +60,9 @@ class Packs:
                 slots.append(m.PlanSlot(have=True))
                 continue
             chosen = choose(sites, item.size, copies, state.settings.candidates_more, state.randomness, avoid)
+            if len(chosen) < copies:  # not every plan is used: what nodes say themselves decides
+                sites = state.registry.sites(less_planned=False)
+                chosen = choose(sites, item.size, copies, state.settings.candidates_more, state.randomness, avoid)
             if len(chosen) < copies:
                 raise NoSpace(
                     f"{len(chosen)} of the {len(sites)} nodes that are up have room for {item.size} bytes, "

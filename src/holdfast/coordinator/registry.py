@@ -171,11 +171,16 @@ class Registry:
 
     # --- planning ---
 
-    def sites(self) -> list[Site]:
-        """Nodes that may take new packs, with what is free less what is planned."""
+    def sites(self, *, less_planned: bool = True) -> list[Site]:
+        """Nodes that may take new packs, with what is free, ``less_planned`` or as they said it."""
         now = self.look()
         return [
-            Site(node.number, node.store, node.domain, max(node.free - self._planned(node, now), 0))
+            Site(
+                node.number,
+                node.store,
+                node.domain,
+                max(node.free - self._planned(node, now), 0) if less_planned else node.free,
+            )
             for node in self._nodes.values()
             if node.word == "" and self.state(node)[0] == "up"
         ]

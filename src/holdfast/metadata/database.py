@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from holdfast.errors import BadConfig, Conflict, HoldfastError, StorePoisoned
-from holdfast.metadata.dialects import sqlite_engine
+from holdfast.errors import BadConfig, Conflict, HoldfastError, NoSpace, StorePoisoned
+from holdfast.metadata.dialects import is_disk_failure, is_full, sqlite_engine
 from holdfast.pool import Pool
 
 P = ParamSpec("P")
@@ -24,6 +24,8 @@ class Database:
     """A database with the newest schema. ``run`` may be called at any time from the event loop."""
 
     def __init__(self, engine: Engine, pool: Pool) -> None:
+        self.poisoned: str | None = None
+        """Why nothing is read or written any more: a disk that failed is not asked again in this run."""
         self._engine = engine
         self._pool = pool
 
@@ -37,17 +39,27 @@ class Database:
         return cls(await pool.run(_open, path), pool)
 
     async def run(self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """``function(connection, ...)`` in one transaction: committed and synced when this returns, or undone."""
+        """``function(connection, ...)`` in one transaction: committed and synced when this returns, or undone.
+
+        NoSpace when the disk is full, StorePoisoned once it has failed.
+        """
         return await self._pool.run(self._transaction, function, args, kwargs)
 
     def _transaction(self, function: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]) -> T:
+        if self.poisoned is not None:
+            raise StorePoisoned(self.poisoned)
         try:
             with self._engine.begin() as connection:
                 return function(connection, *args, **kwargs)
         except IntegrityError as error:
             raise Conflict("two changes met in the database; try again") from error
-        except DatabaseError as error:
-            raise StorePoisoned(f"the coordinator's database failed: {error.orig}") from error
+        except DBAPIError as error:
+            if is_full(error):
+                raise NoSpace("the disk of the coordinator's database is full") from error
+            if is_disk_failure(error):
+                self.poisoned = f"the disk of the coordinator's database failed ({error.orig}): look at it and restart"
+                raise StorePoisoned(self.poisoned) from error
+            raise HoldfastError(f"the coordinator's database failed: {error.orig}") from error
         except SQLAlchemyError as error:
             raise HoldfastError("the coordinator's database does not understand a query") from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 IN_LIST_MAX = 1000
@@ -33,6 +35,21 @@ def sqlite_engine(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Did the database refuse for want of space? What was there is intact."""
+    return _sqlite_code(error) == sqlite3.SQLITE_FULL
+
+
+def is_disk_failure(error: DBAPIError) -> bool:
+    """Did a read, write or sync of the disk fail? After a failed sync nobody knows what is on it."""
+    return _sqlite_code(error) == sqlite3.SQLITE_IOERR
+
+
+def _sqlite_code(error: DBAPIError) -> int | None:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # the rest says more about the same
 
 
 def insert_or_update(connection: Connection, table: Table, keys: tuple[str, ...], update: tuple[str, ...]) -> Insert:
