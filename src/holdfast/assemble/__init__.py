@@ -1,0 +1,103 @@
+"""Wires processes: the only room that names concrete classes and chooses seams.
+
+Each function makes one thing that a verb or a program needs: a vault, a member's view of the network, a running node, a
+running coordinator, or the files that these begin with. What is opened here is closed here. Modules are loaded when
+one of their names is first used, so that no verb pays for another's imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.assemble.coordinators import init_coordinator as init_coordinator
+    from holdfast.assemble.coordinators import make_coordinator as make_coordinator
+    from holdfast.assemble.homes import HomeMade as HomeMade
+    from holdfast.assemble.homes import NetworkView as NetworkView
+    from holdfast.assemble.homes import change_passphrase as change_passphrase
+    from holdfast.assemble.homes import check_key as check_key
+    from holdfast.assemble.homes import has_keys as has_keys
+    from holdfast.assemble.homes import home_path as home_path
+    from holdfast.assemble.homes import init_home as init_home
+    from holdfast.assemble.homes import is_sealed as is_sealed
+    from holdfast.assemble.homes import key_facts as key_facts
+    from holdfast.assemble.homes import open_network as open_network
+    from holdfast.assemble.homes import recovery_words as recovery_words
+    from holdfast.assemble.machine import THIS_MACHINE as THIS_MACHINE
+    from holdfast.assemble.machine import Machine as Machine
+    from holdfast.assemble.nodes import NodeMade as NodeMade
+    from holdfast.assemble.nodes import init_node as init_node
+    from holdfast.assemble.nodes import make_node as make_node
+    from holdfast.assemble.nodes import node_facts as node_facts
+    from holdfast.assemble.nodes import reserve_bytes as reserve_bytes
+    from holdfast.assemble.servers import Running as Running
+    from holdfast.assemble.surroundings import free_ports as free_ports
+    from holdfast.assemble.surroundings import space as space
+    from holdfast.assemble.surroundings import time_syncs as time_syncs
+    from holdfast.assemble.vaults import OpenVault as OpenVault
+    from holdfast.assemble.vaults import open_vault as open_vault
+
+_HOME = {
+    "THIS_MACHINE": "machine",
+    "Machine": "machine",
+    "HomeMade": "homes",
+    "NetworkView": "homes",
+    "change_passphrase": "homes",
+    "check_key": "homes",
+    "has_keys": "homes",
+    "home_path": "homes",
+    "init_home": "homes",
+    "is_sealed": "homes",
+    "key_facts": "homes",
+    "open_network": "homes",
+    "recovery_words": "homes",
+    "OpenVault": "vaults",
+    "open_vault": "vaults",
+    "Running": "servers",
+    "NodeMade": "nodes",
+    "init_node": "nodes",
+    "make_node": "nodes",
+    "node_facts": "nodes",
+    "reserve_bytes": "nodes",
+    "init_coordinator": "coordinators",
+    "make_coordinator": "coordinators",
+    "free_ports": "surroundings",
+    "space": "surroundings",
+    "time_syncs": "surroundings",
+}
+
+__all__ = [
+    "THIS_MACHINE",
+    "HomeMade",
+    "Machine",
+    "NetworkView",
+    "NodeMade",
+    "OpenVault",
+    "Running",
+    "change_passphrase",
+    "check_key",
+    "free_ports",
+    "has_keys",
+    "home_path",
+    "init_coordinator",
+    "init_home",
+    "init_node",
+    "is_sealed",
+    "key_facts",
+    "make_coordinator",
+    "make_node",
+    "node_facts",
+    "open_network",
+    "open_vault",
+    "recovery_words",
+    "reserve_bytes",
+    "space",
+    "time_syncs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

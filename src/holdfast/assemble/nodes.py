@@ -1,0 +1,175 @@
+"""Nodes: made, opened, looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.assemble.servers import Running, host_name, outward_url
+from holdfast.auth import invites
+from holdfast.auth.identity import Id
+from holdfast.config import Config
+from holdfast.errors import BadConfig, BadRequest
+from holdfast.node import agent, layout
+from holdfast.node.app import Node
+from holdfast.node.ledger import Ledger
+from holdfast.node.membership import Membership
+from holdfast.node.settings import NodeSettings
+from holdfast.stores import disk_layout
+from holdfast.stores.disk import DiskStore
+from holdfast.wire.http import HttpClient, checked_url
+
+RESERVE_BYTES_MIN = 1 << 30
+RESERVE_PART = 100  # one part in a hundred of the disk
+
+
+def host_domain() -> str:
+    """Nodes on one host fail together: an id of the host that gives away neither its name nor its machine id."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        with contextlib.suppress(OSError):
+            found = Path(path).read_text().strip()
+            if found:
+                return "host-" + hashlib.sha256(b"holdfast/1/domain\0" + found.encode()).hexdigest()[:12]
+    return "host-" + host_name(None)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMade:
+    """A node that was made and has joined. ``store``: its id, 32 hex digits."""
+
+    id: Id
+    name: str
+    store: str
+    domain: str
+    coordinator: Id
+
+
+async def init_node(
+    data: Path,
+    *,
+    join: str,
+    name: str | None = None,
+    capacity: int | None = None,
+    domain: str | None = None,
+    always_on: bool = False,
+    again: bool = False,
+    machine: Machine = THIS_MACHINE,
+) -> NodeMade:
+    """Makes store, keys and membership of a node in ``data``. Continues what was cut short before the join.
+
+    ``again``: a node that has joined already is left as it is, instead of BadConfig.
+    """
+    invite = invites.from_line(join)
+    if invite.role != "node":
+        raise BadRequest(f"this invite is for a {invite.role}; a node needs one made by: holdfast invite node")
+    pool = machine.pool(2, "init")
+    try:
+        try:
+            directory = layout.open_node(data, files=machine.files)
+        except BadConfig:
+            if machine.files.size(data / "node.json") is not None:
+                raise
+            if machine.files.size(data / "layout.json") is None:
+                store_id = await DiskStore.init(data, files=machine.files, pool=pool, randomness=machine.randomness)
+            else:
+                store_id = disk_layout.load(machine.files, data, None)
+            directory = layout.init_node(
+                data,
+                files=machine.files,
+                randomness=machine.randomness,
+                name=host_name(name),
+                domain=domain or host_domain(),
+                store_id=store_id,
+                capacity=capacity,
+                always_on=always_on,
+            )
+        record = directory.record
+        if machine.files.size(data / "network.json") is not None:
+            if not again:
+                raise BadConfig(f"{data} holds a node that has joined already; run it, or name another directory")
+            joined = Membership.load(data, files=machine.files)
+            return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)
+        http = HttpClient(identity=directory.identity, network=machine.network, clock=machine.clock)
+        try:
+            joined, _ = await agent.join(directory, invite, http=http, pool=pool)
+        finally:
+            await http.close()
+        return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)
+    finally:
+        pool.close()
+
+
+async def make_node(
+    data: Path,
+    config: Config,
+    *,
+    listen: tuple[str, int],
+    tls: ssl.SSLContext | None = None,
+    machine: Machine = THIS_MACHINE,
+) -> Running:
+    """Opens the node in ``data``; it serves once started. BadConfig when directory, store or membership do not fit."""
+    settings = config.section(NodeSettings)
+    directory = layout.open_node(data, files=machine.files)
+    member = Membership.load(data, files=machine.files)
+    if settings.advertise:
+        settings = replace(settings, advertise=checked_url(settings.advertise))
+    elif listen[0] in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        settings = replace(settings, advertise=await outward_url(member.urls[0], listen[1], tls))
+    async with AsyncExitStack() as opened:
+        opened.enter_context(directory.lock())
+        slow_clock = directory.load_clock()
+        slow_clock.start(machine.clock)
+        pool, sync_pool = machine.pool(None, "node"), machine.pool(4, "sync")
+        writer, reader = machine.pool(1, "ledger"), machine.pool(1, "ledger-read")
+        for made in (pool, sync_pool, writer, reader):
+            opened.callback(made.close)
+        store = await DiskStore.open(
+            data,
+            files=machine.files,
+            pool=pool,
+            sync_pool=sync_pool,
+            clock=machine.clock,
+            expected_id=directory.record.store_id,
+            capacity_bytes=directory.record.capacity,
+            reserve_bytes=reserve_bytes(machine.files.space(data).total),
+            trash_clock=lambda: slow_clock.read(machine.clock),
+        )
+        opened.push_async_callback(store.close)
+        ledger = await Ledger.open(data, files=machine.files, writer=writer, reader=reader)
+        opened.push_async_callback(ledger.close, clean=False)
+        http = HttpClient(identity=directory.identity, network=machine.network, clock=machine.clock)
+        opened.push_async_callback(http.close)
+        node = Node(
+            directory,
+            store=store,
+            ledger=ledger,
+            membership=member,
+            http=http,
+            network=machine.network,
+            settings=settings,
+            clock=machine.clock,
+            slow_clock=slow_clock,
+            randomness=machine.randomness,
+            pool=pool,
+        )
+        kept = opened.pop_all()
+    return Running(node, node.service.metrics, listen, tls, kept, machine)
+
+
+def reserve_bytes(total: int) -> int:
+    """What a node leaves to others of a disk of ``total`` bytes: 1 %, at least 1 GiB."""
+    return max(total // RESERVE_PART, RESERVE_BYTES_MIN)
+
+
+def node_facts(data: Path, machine: Machine = THIS_MACHINE) -> NodeMade:
+    """The node in ``data``, its store checked against the one it served last; BadConfig."""
+    directory = layout.open_node(data, files=machine.files)
+    directory.check_store(disk_layout.load(machine.files, data, None))
+    record = directory.record
+    joined = Membership.load(data, files=machine.files)
+    return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)

@@ -1,0 +1,80 @@
+"""Vaults: the client over a home, with what it needs to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+from holdfast.assemble.homes import coordinator_urls, home_path, is_sealed
+from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.client import home as homes
+from holdfast.client.coordinators import Coordinators
+from holdfast.client.index import Index
+from holdfast.client.settings import ClientSettings
+from holdfast.client.vault import Vault
+from holdfast.codec.keys import VaultKeys
+from holdfast.config import Config
+from holdfast.pool import Pool
+from holdfast.wire.http import HttpClient, checked_url
+
+
+class OpenVault(Vault):
+    """A vault that also closes the threads that were made for it, whatever happens on the way."""
+
+    _pool: Pool
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def close(self) -> None:
+        """Ends what is under way and writes the index. May be called twice."""
+        try:
+            await super().close()
+        finally:
+            await self._http.close()
+            self._pool.close()
+
+
+V = TypeVar("V", bound=OpenVault)
+
+
+async def open_vault(
+    home: Path | None = None,
+    *,
+    kind: type[V],
+    ask: Callable[[], str | None] = lambda: None,
+    coordinator: str | None = None,
+    config: Config | None = None,
+    machine: Machine = THIS_MACHINE,
+) -> V:
+    """The vault of a home; ``ask`` is asked for the passphrase of a sealed key file. Nothing is sent yet.
+
+    ``coordinator``: an address that is tried first. NotFound without a home, WrongPassphrase, BadConfig.
+    """
+    path = home_path(home)
+    settings = (config or Config.load(path)).section(ClientSettings)
+    passphrase = ask() if is_sealed(path) else None
+    pool = machine.pool(None, "vault")
+    try:
+        found = await pool.run(homes.load_home, machine.files, path, passphrase)
+        await pool.run(machine.files.make_directory, found.index_path.parent)
+    except BaseException:
+        pool.close()
+        raise
+    http = HttpClient(identity=found.device, network=machine.network, clock=machine.clock)
+    member = found.membership
+    urls = coordinator_urls([*([checked_url(coordinator)] if coordinator else []), *member.urls])
+    return kind(
+        keys=VaultKeys(found.root),
+        device=found.device,
+        certificate=member.certificate,
+        http=http,
+        coordinators=Coordinators(http, member.coordinator, urls, timeout_s=settings.coordinator_s),
+        index=Index(found.index_path, machine.files, machine.pool(1, "index")),
+        pool=pool,
+        clock=machine.clock,
+        randomness=machine.randomness,
+        files=machine.files,
+        settings=settings,
+    )
