@@ -24,6 +24,7 @@ from holdfast.wire.messages import NodeAddress
 BODY_PATIENCE_S = 1.0
 RATE_TIMES = 4.0
 REPORTS_MAX = 64
+GONE = "does not have it"
 BUFFERS_KEPT_BYTES = 32 << 20
 HEDGE_SHARE = 0.1
 HEDGES_MAX = 16.0
@@ -66,15 +67,26 @@ class PackReader:
     """Reads for one device. Any number of reads at once."""
 
     def __init__(
-        self, http: HttpClient, latency: Latency, clock: Clock, certificate: bytes, *, hedge_s_min: float
+        self,
+        http: HttpClient,
+        latency: Latency,
+        clock: Clock,
+        certificate: bytes,
+        places: Callable[[Sequence[Digest]], Awaitable[Places]],
+        *,
+        hedge_s_min: float,
     ) -> None:
-        """``certificate``: the device's, countersigned: it is the grant for reading its vault's packs."""
+        """``certificate``: the device's, countersigned: it is the grant for reading its vault's packs.
+
+        ``places`` is asked once more who holds a pack, when none of those who are said to hold it gives it.
+        """
         self.bytes_read = 0
         """Bytes that came, from whichever node."""
         self._http = http
         self._latency = latency
         self._clock = clock
         self._certificate = certificate
+        self._places = places
         self._hedge_s_min = hedge_s_min
         self._rates: dict[Id, float] = {}
         self._reports: set[asyncio.Task[None]] = set()
@@ -96,12 +108,19 @@ class PackReader:
         answered are wrong, Unavailable when none answered; both name the pack and the nodes.
         """
         order = self._order(holders)
+        asked = {node.id for node in holders}
+        again = True
         tasks: dict[asyncio.Task[T], NodeAddress] = {}
         wrong: dict[str, str] = {}
         silent: dict[str, str] = {}
         self._hedges = min(self._hedges + HEDGE_SHARE, HEDGES_MAX)
         try:
-            while order or tasks:
+            while order or tasks or again:
+                if not order and not tasks:  # repair may have moved it
+                    again = False
+                    found = (await self._places((pack,))).get(pack, ())
+                    order = self._order([node for node in found if node.id not in asked])
+                    continue
                 if not tasks:
                     self._begin(tasks, order, pack, start, stop, check)
                 newest = next(reversed(tasks))
@@ -120,7 +139,7 @@ class PackReader:
                         wrong[node.name] = error.detail
                         self._report(node, pack)
                     elif isinstance(error, HoldfastError):
-                        silent[node.name] = "does not have it" if isinstance(error, NotFound) else error.detail
+                        silent[node.name] = GONE if isinstance(error, NotFound) else error.detail
                         if isinstance(error, Unavailable):
                             self._latency.failed(node.id, self._clock.monotonic())
                     else:
@@ -130,10 +149,10 @@ class PackReader:
                 task.cancel()
             if tasks:
                 await asyncio.gather(*tasks, return_exceptions=True)
-        if wrong and not any(reason != "does not have it" for reason in silent.values()):
-            names = ", ".join(f"{name} ({reason})" for name, reason in wrong.items())
-            raise Corrupt(f"every copy of pack {pack} is damaged: {names}", pack=str(pack), nodes=list(wrong))
-        names = "; ".join(f"{name}: {reason}" for name, reason in {**silent, **wrong}.items())
+        reasons = {**silent, **wrong}
+        names = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        if reasons and all(reason == GONE for reason in silent.values()):
+            raise Corrupt(f"no right copy of pack {pack} is left ({names})", pack=str(pack), nodes=list(reasons))
         raise Unavailable(f"no copy of pack {pack} could be read ({names or 'no node is known to hold it'})")
 
     async def close(self) -> None:

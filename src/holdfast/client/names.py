@@ -8,7 +8,7 @@ is Corrupt (docs/formats.md, Ref).
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -150,12 +150,11 @@ class Names:
             raise NotFound(f"version {version} of {path!r} is a deletion")
         return found
 
-    async def places_of(self, packs: Iterable[Digest]) -> dict[Digest, list[m.NodeAddress]]:
+    async def places_of(self, packs: Sequence[Digest]) -> dict[Digest, list[m.NodeAddress]]:
         """Who holds these packs now: asked, or remembered when the coordinator does not answer."""
-        wanted = list(packs)
         found: dict[Digest, list[m.NodeAddress]] = {}
         try:
-            for digest in wanted:
+            for digest in packs:
                 before = (int.from_bytes(digest) - 1).to_bytes(32) if any(digest) else None
                 page = await self._coordinators.ask(
                     routes.VAULT_PACKS,
@@ -165,7 +164,7 @@ class Names:
                 found.update(places(page.packs, page.nodes))
                 await self.remember_places(page.packs, page.nodes)
         except Unavailable:
-            rows = await self._index.places(wanted)
+            rows = await self._index.places(packs)
             for digest, holders in rows.items():
                 found.setdefault(digest, [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders])
         return found

@@ -95,7 +95,9 @@ class FilePutter:
         local = await self._pool.run(look, source)
         for attempt in range(2):
             known = await self._known(local, name)
-            stored, state = await self.store_file(local, known, options, name, reread=options.reread or attempt > 0)
+            stored, state = await self.store_file(
+                local, known, options, name, reread=options.reread or attempt > 0, trust=attempt == 0
+            )
             attributes = Attributes(
                 stored.size, state.st_mtime_ns, state.st_mode & 0o7777, None, dict(options.meta or {})
             )
@@ -121,7 +123,7 @@ class FilePutter:
         whole = source if isinstance(source, bytes | bytearray | memoryview) else None
         for attempt in range(2):
             if whole is not None:
-                stored = await self._store_chunks(_slices(whole, options.chunk_bytes), name, options)
+                stored = await self._store_chunks(_slices(whole, options.chunk_bytes), name, options, attempt == 0)
             else:
                 assert not isinstance(source, bytes | bytearray | memoryview)
                 stored = await self._store_chunks(
@@ -142,9 +144,12 @@ class FilePutter:
         raise AssertionError("unreachable")
 
     async def store_file(
-        self, local: LocalEntry, known: Known, options: PutOptions, name: str, *, reread: bool
+        self, local: LocalEntry, known: Known, options: PutOptions, name: str, *, reread: bool, trust: bool = True
     ) -> tuple[Content, os.stat_result]:
-        """The file's content in the network and its state; read only if it is not the one seen last time."""
+        """The file's content in the network and its state; read only if it is not the one seen last time.
+
+        ``trust`` False: what the index says of chunks is not relied on, everything is sent.
+        """
         if known.recipe is not None and known.stat is not None and options.dedup and not reread:
             return Content(known.stat.content, known.recipe.size, known.recipe), local.stat
         if local.stat.st_size <= min(SMALL_BYTES_MAX, options.chunk_bytes):
@@ -152,13 +157,13 @@ class FilePutter:
                 read_small, self._files, local.path, min(SMALL_BYTES_MAX, options.chunk_bytes), self._clock.now
             )
             if read is not None:
-                stored = await self._store_chunks(_slices(read.data, options.chunk_bytes), name, options)
+                stored = await self._store_chunks(_slices(read.data, options.chunk_bytes), name, options, trust)
                 await self._seen(local.path, read.stat, stored, settled=read.settled and options.dedup)
                 return stored, read.stat
         for _ in range(2):
             opened = await self._pool.run(OpenedFile, self._files, local.path)
             try:
-                stored = await self._store_chunks(self._cut(opened, options.chunk_bytes), name, options)
+                stored = await self._store_chunks(self._cut(opened, options.chunk_bytes), name, options, trust)
                 after = await self._pool.run(opened.unchanged)
                 if after is not None and after.st_size == stored.size:
                     settled = is_settled(after, self._clock.now()) and options.dedup
@@ -227,7 +232,9 @@ class FilePutter:
             batch.stats.append((directory, base, file_stat(state, stored.id)))
             await self.uploader.index.later(batch)
 
-    async def _store_chunks(self, chunks: AsyncIterator[Buffer], name: str, options: PutOptions) -> Content:
+    async def _store_chunks(
+        self, chunks: AsyncIterator[Buffer], name: str, options: PutOptions, trust: bool = True
+    ) -> Content:
         """Chunks in order become packed chunks and a recipe, or the recipe that is known for them."""
         uploader = self.uploader
         keys = uploader.chunk_keys
@@ -245,7 +252,7 @@ class FilePutter:
                         id_ = await self._pool.run(chunk_id, keys, chunk, salt)
                     ids.append(id_)
                     size += len(chunk)
-                    under_way.append(asyncio.create_task(self._place(id_, chunk, salt)))
+                    under_way.append(asyncio.create_task(self._place(id_, chunk, salt, trust)))
                     if len(under_way) >= CHUNKS_AHEAD:
                         found.append(await under_way[0])
                         del under_way[0]
@@ -260,7 +267,7 @@ class FilePutter:
             await asyncio.gather(*under_way, return_exceptions=True)
             raise
         content = recipe.content_id(keys, ids)
-        if options.dedup and not any(not isinstance(one, ChunkPlace) for one in found):
+        if options.dedup and trust and not any(not isinstance(one, ChunkPlace) for one in found):
             known = await self.known_content(content)
             if known is not None and known.size == size:
                 return Content(content, size, known)
@@ -271,8 +278,8 @@ class FilePutter:
         place = (await self.uploader.index.run(lambda file: file.contents((content,)))).get(content)
         return None if place is None else KnownRecipe.decode(place)
 
-    async def _place(self, id_: bytes, chunk: Buffer, salt: bytes | None) -> Chunk:
-        if salt is None:
+    async def _place(self, id_: bytes, chunk: Buffer, salt: bytes | None, trust: bool) -> Chunk:
+        if salt is None and trust:
             known = (await self.uploader.index.chunks((id_,))).get(id_)
             if known is not None:
                 return known

@@ -114,7 +114,7 @@ class TreePutter:
         if tree.retry:
             again, tree.retry = tree.retry, []
             for wanted in again:
-                await self._store_large(tree, wanted, reread=True)
+                await self._store_again(tree, wanted)
             await self._settle(tree)
             for wanted in tree.retry:
                 tree.summary.failed.append((wanted.path, PacksGone("packs that it needs are gone; put it once more")))
@@ -313,16 +313,23 @@ class TreePutter:
             await self._submit_file(tree, wanted, stored, file.stat)
         await self._uploader.index.later(stats)
 
-    async def _store_large(self, tree: _Tree, wanted: Wanted, *, reread: bool = False) -> None:
+    async def _store_large(self, tree: _Tree, wanted: Wanted, *, trust: bool = True) -> None:
         try:
             stored, state = await self._putter.store_file(
-                wanted.local, Known(None, None, None), tree.options, wanted.path, reread=True
+                wanted.local, Known(None, None, None), tree.options, wanted.path, reread=True, trust=trust
             )
         except HoldfastError as error:
             tree.summary.failed.append((wanted.path, error))
             return
         tree.summary.bytes += stored.size
         await self._submit_file(tree, wanted, stored, state)
+
+    async def _store_again(self, tree: _Tree, wanted: Wanted) -> None:
+        """What relied on packs that are gone: everything is sent."""
+        if wanted.kind is RefKind.FILE:
+            await self._store_large(tree, wanted, trust=False)
+        else:
+            await self._store_known(tree, wanted)
 
     async def _store_known(self, tree: _Tree, wanted: Wanted) -> None:
         """Directories, links, and files whose content is known by their stamp."""

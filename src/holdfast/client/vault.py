@@ -83,8 +83,10 @@ class Vault:
         self._files = files
         self._latency = Latency()
         self._sender = ShardSender(http, self._latency, clock)
-        self._reader = PackReader(http, self._latency, clock, certificate, hedge_s_min=self.settings.hedge_s_min)
         self._names = Names(keys, coordinators, index, pool)
+        self._reader = PackReader(
+            http, self._latency, clock, certificate, self._names.places_of, hedge_s_min=self.settings.hedge_s_min
+        )
         self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
         self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
         self._policy: tuple[float, int] | None = None

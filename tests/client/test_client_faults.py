@@ -1,0 +1,199 @@
+"""Nodes that fail, lie, are slow; a coordinator that is gone, old or forgetful."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.client.fleet import Fleet
+
+from holdfast.errors import Corrupt, Denied, TooFewNodes, Unavailable
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+
+
+def data_of(size: int, seed: int = 0) -> bytes:
+    return random.Random(size * 1000 + seed).randbytes(size)
+
+
+async def test_a_node_that_fails_during_a_put_is_replaced(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"warm", "warm")
+    await small_fleet.nodes[0].stop()
+
+    async def fail(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+        raise Unavailable("the disk is on fire")
+
+    small_fleet.wrap(1, routes.BLOB_PUT, fail)
+    data = data_of(600_000)
+    await vault.put(data, "file")
+    assert await vault.read("file") == data
+    for number in (2, 3):
+        assert small_fleet.blobs(number)
+
+
+async def test_too_few_nodes_that_answer(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    for number in (0, 1, 2):
+        await small_fleet.nodes[number].stop()
+    with pytest.raises(Unavailable):
+        await vault.put(b"x" * 1000, "file")
+    assert [entry async for entry in vault.list()] == []
+
+
+async def test_more_copies_than_nodes(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    with pytest.raises(TooFewNodes):
+        await vault.put(b"x", "file", survive=7)
+    entry = await vault.put(b"x", "file", survive=3)
+    assert entry.survive == 3
+    degraded = await vault.put(b"y", "other", survive=7, allow_degraded=True)
+    assert degraded.survive == 7
+    assert await vault.read("other") == b"y"
+
+
+async def test_a_slow_node_does_not_hold_up_reads_or_writes(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    data = data_of(300_000)
+    await vault.put(data, "file")
+
+    async def hang(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+        await released.wait()
+        raise Unavailable("never mind")
+
+    released = asyncio.Event()
+    for number in (0, 1):
+        undo = [small_fleet.wrap(number, route, hang) for route in (routes.BLOB_GET, routes.BLOB_PUT)]
+        async with asyncio.timeout(8):
+            fresh = small_fleet.open(small_fleet.home_of(vault))
+            assert await fresh.read("file") == data
+            await fresh.put(data_of(1000, number), f"slow {number}")
+        for restore in undo:
+            restore()
+        await fresh.close()
+    released.set()
+
+
+def flip(fleet: Fleet, numbers: list[int], offset: int) -> set[int]:
+    """Flips a bit of the largest pack on those nodes; which of them had it."""
+    packs = {path.name: path for number in range(len(fleet.nodes)) for path in fleet.blobs(number)}
+    largest = max(packs, key=lambda name: packs[name].stat().st_size)
+    hit = set()
+    for number in numbers:
+        for path in fleet.blobs(number):
+            if path.name == largest:
+                data = bytearray(path.read_bytes())
+                data[offset] ^= 1
+                path.chmod(0o600)
+                path.write_bytes(data)
+                hit.add(number)
+    return hit
+
+
+async def test_a_flipped_bit_in_one_copy_is_read_around_and_reported(small_fleet: Fleet, tmp_path: Path) -> None:
+    vault = await small_fleet.vault()
+    data = data_of(200_000)
+    await vault.put(data, "file")
+    holders = flip(small_fleet, [0, 1, 2, 3], 70_000)
+    assert len(holders) == 2
+    bad, good = sorted(holders)
+    flip(small_fleet, [good], 70_000)  # back again
+    reports: list[str] = []
+
+    async def verify(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+        answer = await handler(call, message)
+        reports.append(answer.state)
+        return answer
+
+    small_fleet.wrap(bad, routes.BLOB_VERIFY, verify)
+    for _ in range(20):
+        fresh = small_fleet.open(small_fleet.home_of(vault))
+        assert await fresh.read("file") == data
+        await fresh._reader.reported()
+        await fresh.close()
+        if reports:
+            break
+    await vault.get("file", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == data
+
+
+async def test_a_flipped_bit_in_all_copies_is_said_and_nothing_is_written(small_fleet: Fleet, tmp_path: Path) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(data_of(200_000), "file")
+    flip(small_fleet, [0, 1, 2, 3], 70_000)
+    with pytest.raises(Corrupt) as caught:
+        await vault.get("file", tmp_path / "file")
+    assert len(caught.value.extra["nodes"]) == 2
+    assert list(tmp_path.glob("*file*")) == []
+    with pytest.raises(Corrupt):  # by now the nodes have put their copies aside
+        await vault.read("file")
+
+
+async def test_known_names_are_read_while_the_coordinator_is_gone(small_fleet: Fleet, tmp_path: Path) -> None:
+    vault = await small_fleet.vault()
+    data = data_of(500_000)
+    await vault.put(data, "folder/file")
+    await vault.read("folder/file")
+    [entry async for entry in vault.list("folder")]
+    await vault.close()
+    vault = small_fleet.open(small_fleet.home_of(vault))
+    await small_fleet.stop_coordinator()
+    assert await vault.read("folder/file") == data
+    await vault.get("folder/file", tmp_path / "file")
+    assert [entry.name async for entry in vault.list("folder")] == ["folder/file"]
+    for call in (vault.read("folder/file", fresh=True), vault.read("other"), vault.put(b"x", "new")):
+        with pytest.raises(Unavailable, match="coordinator does not answer"):
+            async with asyncio.timeout(15):
+                await call
+    await small_fleet.start_coordinator()
+    assert await vault.read("folder/file", fresh=True) == data
+
+
+async def test_an_old_state_of_a_name_is_refused(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"one", "name")
+    old = await vault._names.find("name")
+    await vault.put(b"two", "name")
+    service: Any = small_fleet.coordinator.app.service  # type: ignore[union-attr]
+
+    async def serve_old(call: Any, message: Any) -> Any:
+        return m.RefAnswer(record=old.record, keep=old.keep)
+
+    service.add(routes.REF, serve_old)
+    with pytest.raises(Corrupt, match="old state"):
+        await vault.read("name")
+
+
+async def test_packs_that_are_gone_are_sent_again(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    data = data_of(300_000)
+    await vault.put(data, "file")
+
+    def forge(file: Any) -> None:
+        for (number,) in file._db.execute("SELECT number FROM packs").fetchall():
+            file._db.execute("UPDATE packs SET digest = randomblob(32) WHERE number = ?", (number,))
+        for id_, place in file._db.execute("SELECT id, place FROM contents").fetchall():
+            file._db.execute("UPDATE contents SET place = ? WHERE id = ?", (bytes(32) + place[32:], id_))
+        file._packs.clear()
+
+    await vault._index.run(forge)
+    await vault.put(data + b"more", "other")
+    await vault.put(data, "third")
+    assert await vault.read("other") == data + b"more"
+    assert await vault.read("third") == data
+
+
+async def test_an_invite_is_used_once_and_a_home_is_never_overwritten(small_fleet: Fleet) -> None:
+    line = await small_fleet.invite()
+    home = await small_fleet.home(line)
+    with pytest.raises(Denied):
+        await small_fleet.home(line)
+    again = await small_fleet.invite()
+    small_fleet._homes -= 2
+    with pytest.raises(Exception, match="belongs to a network already"):
+        await small_fleet.home(again)
+    assert home.membership.vault
