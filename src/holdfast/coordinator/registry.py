@@ -155,6 +155,10 @@ class Registry:
         """Numbers of the nodes whose copies are live."""
         return frozenset(node.number for node in self._nodes.values() if self.is_live(node))
 
+    def absent(self) -> frozenset[int]:
+        """Numbers of the nodes, removed ones too, whose copies are not live."""
+        return frozenset(self._by_number) - self.live()
+
     def counted(self) -> frozenset[int]:
         """Numbers of the nodes whose copies are on record: registered, and not silent for so long as to be out."""
         return frozenset(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection
 
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
@@ -12,33 +17,61 @@ from holdfast.metadata.queries_status import CopiesRow
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call
 
+T = TypeVar("T")
+
+REST_FACTOR = 20
+"""Counting many packs takes a while, in which nothing is committed: for so many times as long it is not repeated."""
+
+REST_FROM_PACKS = 10_000
+"""Fewer are counted in milliseconds, each time anew."""
+
+
+@dataclass(slots=True)
+class _Counted(Generic[T]):
+    rows: T
+    commit: tuple[int, int]
+    absent: frozenset[int]
+    fresh_until: float
+
 
 class Counts:
-    """Counts over all packs, kept until something is committed or the nodes with live copies are others."""
+    """Counts over all packs, kept while they hold; under many commits they may be a little old, never about nodes."""
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._copies: tuple[object, list[CopiesRow]] = (None, [])
-        self._nodes: tuple[object, dict[int, tuple[int, int]]] = (None, {})
+        self._copies: _Counted[list[CopiesRow]] | None = None
+        self._nodes: _Counted[dict[int, tuple[int, int]]] | None = None
 
     async def by_copies(self) -> list[CopiesRow]:
         """Leased and live packs by live copies and target."""
-        live = self._state.registry.live()
-        key = (self._state.position.current, live)
-        if self._copies[0] != key:
-            self._copies = key, await self._state.database.run(queries_status.packs_by_copies, sorted(live))
-        return self._copies[1]
+        absent = self._state.registry.absent()
+        if not self._holds(self._copies, absent):
+            self._copies = await self._count(lambda it: queries_status.packs_by_copies(it, sorted(absent)), absent)
+        assert self._copies is not None
+        return self._copies.rows
 
     async def by_node(self) -> dict[int, tuple[int, int]]:
         """Node number -> (packs, bytes)."""
-        key = self._state.position.current
-        if self._nodes[0] != key:
-            self._nodes = key, await self._state.database.run(queries_status.packs_by_node)
-        return self._nodes[1]
+        if not self._holds(self._nodes, frozenset()):
+            self._nodes = await self._count(queries_status.packs_by_node, frozenset())
+        assert self._nodes is not None
+        return self._nodes.rows
 
     def forget(self) -> None:
         """Something changed that is no commit."""
-        self._copies, self._nodes = (None, []), (None, {})
+        self._copies = self._nodes = None
+
+    def _holds(self, counted: _Counted[T] | None, absent: frozenset[int]) -> bool:
+        if counted is None or counted.absent != absent:
+            return False
+        return counted.commit == self._state.position.current or self._state.clock.monotonic() < counted.fresh_until
+
+    async def _count(self, query: Callable[[Connection], T], absent: frozenset[int]) -> _Counted[T]:
+        clock, commit = self._state.clock, self._state.position.current
+        began = clock.monotonic()
+        packs, rows = await self._state.database.run(lambda it: (queries_status.highest_pack(it), query(it)))
+        now = clock.monotonic()
+        return _Counted(rows, commit, absent, now + (now - began) * REST_FACTOR * (packs >= REST_FROM_PACKS))
 
 
 def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | None]:

@@ -64,6 +64,7 @@ meta = Table(
     Column("survive", Integer, nullable=False),
     Column("policy_version", Integer, nullable=False),
     Column("revocations", Integer, nullable=False),  # rises with every revoked certificate
+    Column("repair", String, nullable=False, server_default=""),  # an operator's word: "" | paused
 )
 
 nodes = Table(
@@ -86,6 +87,8 @@ nodes = Table(
     Column("blobs", Number, nullable=False),
     Column("root", LargeBinary(16), nullable=False),
     Column("seen", Float, nullable=False),  # wall
+    Column("read_sequence", Number, nullable=False, server_default="0"),  # its inventory is known up to here
+    Column("word_until", Float, nullable=False, server_default="0"),  # slow: when maintenance ends
 )
 
 invites = Table(
