@@ -75,6 +75,10 @@ class Running:
         self._opened.push_async_callback(listener.close)
         return listener
 
+    async def abandon(self) -> None:
+        """Closes what was opened without a goodbye, as the system does for a process that was killed."""
+        await self._opened.aclose()
+
     async def stop(self) -> None:
         """Finishes what is under way, says goodbye, closes everything. May be called twice."""
         await self.app.stop()

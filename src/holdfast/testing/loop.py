@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import hashlib
 import logging
 import random  # noqa: TID251 - to seed what libraries draw from it
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
@@ -24,6 +25,8 @@ from holdfast.clock import SeededRandomness
 from holdfast.testing.trace import Trace
 
 T = TypeVar("T")
+
+_OWNER: contextvars.ContextVar[set[asyncio.Task[Any]] | None] = contextvars.ContextVar("owner", default=None)
 
 START_WALL_S = 1_700_000_000.0  # seconds since 1970 at virtual time 0
 RESOLUTION_S = 1e-6  # coarse enough to be more than one step of a float for 30 virtual years
@@ -249,7 +252,23 @@ def pending_tasks(loop: asyncio.AbstractEventLoop) -> list[asyncio.Task[Any]]:
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> _Task:
     assert isinstance(loop, VirtualLoop)
-    return _Task(coroutine, loop=loop, **options)
+    task = _Task(coroutine, loop=loop, **options)
+    owner = _OWNER.get()
+    if owner is not None:
+        owner.add(task)
+        task.add_done_callback(owner.discard)
+    return task
+
+
+@contextlib.contextmanager
+def owned_tasks(owner: set[asyncio.Task[Any]]) -> Iterator[None]:
+    """Every task made inside, and by those tasks, and for connections to listeners opened inside, is in ``owner``
+    while it runs: so that one simulated process can be ended."""
+    token = _OWNER.set(owner)
+    try:
+        yield
+    finally:
+        _OWNER.reset(token)
 
 
 def _keep_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,0 +1,181 @@
+"""A whole network in one process on virtual time: the real coordinator, nodes and vaults over in-memory connections.
+
+Every process gets its own clock, entropy, threads and network view from the seed, and the wiring of ``assemble``; only
+the disk is real, below a directory of the caller's. What a kill loses is what a process has in memory: its tasks end
+without a goodbye, its connections are reset, its files stay as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast import assemble
+from holdfast.assemble import Machine, NetworkView, OpenVault, Running
+from holdfast.config import Config
+from holdfast.files import OsFiles
+from holdfast.testing.loop import VirtualLoop, owned_tasks
+from holdfast.testing.memory_network import MemoryNetwork
+from holdfast.testing.virtual import SeededPool, VirtualClock
+
+COORDINATOR_PORT = 7430
+NODE_PORT = 7420
+BOOT_S_MAX = 1_000_000
+
+
+class UnsyncedFiles(OsFiles):
+    """Files whose syncs cost nothing: a killed process loses no page cache."""
+
+    def sync(self, descriptor: int) -> None:
+        pass
+
+    def sync_directory(self, path: Path) -> None:
+        pass
+
+
+@dataclass
+class Process:
+    """One server of the grid, running or dead."""
+
+    name: str
+    data: Path
+    role: str
+    running: Running | None = None
+    clock: VirtualClock | None = None
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def alive(self) -> bool:
+        return self.running is not None
+
+
+class Grid:
+    """Use as ``async with Grid(loop, directory) as grid``: everything runs, and is ended at the end."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        directory: Path,
+        *,
+        nodes: int = 6,
+        survive: int = 4,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``settings``: values by setting name for every process, already typed."""
+        self.loop = loop
+        self.network = MemoryNetwork(loop)
+        self.directory = directory
+        self.coordinator = Process("coordinator", directory / "coordinator", "coordinator")
+        self.nodes = [Process(f"node-{number}", directory / f"node-{number}", "node") for number in range(1, nodes + 1)]
+        self._survive = survive
+        self._settings = dict(settings or {})
+        self._chance = loop.randomness("grid")
+        self._vaults: list[OpenVault] = []
+        self._machines = 0
+        self._operator_home = directory / "operator"
+
+    async def __aenter__(self) -> Grid:
+        machine = self.machine("coordinator")
+        made = await assemble.init_coordinator(
+            self.coordinator.data,
+            advertise=f"http://coordinator:{COORDINATOR_PORT}",
+            survive=self._survive,
+            name="coordinator",
+            node_uses=len(self.nodes) + 16,
+            machine=machine,
+        )
+        self._node_invite = made.invites["node"]
+        await self.start(self.coordinator)
+        for node in self.nodes:
+            await self.join(node)
+        await assemble.init_home(self._operator_home, join=made.invites["operator"], machine=self.machine("laptop"))
+        await self.until_up(len(self.nodes))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for vault in self._vaults:
+            await vault.close()
+        for process in [*self.nodes, self.coordinator]:
+            if process.running is not None:
+                running, process.running = process.running, None
+                await running.stop()
+
+    def machine(self, name: str, clock: VirtualClock | None = None) -> Machine:
+        """The seams of one process on the host ``name``."""
+        host = self.network.host(name)
+        self._machines += 1  # the same entropy twice would be the same keys and nonces twice
+        randomness = self.loop.randomness(f"entropy of {name} {self._machines}")
+        delays = self.loop.randomness(f"threads of {name} {self._machines}")
+
+        def pool(workers: int | None, label: str) -> SeededPool:
+            return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate)
+
+        clock = clock or VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
+        return Machine(UnsyncedFiles(), clock, randomness, host, pool)
+
+    async def add_node(self) -> Process:
+        """One more node, joined and running."""
+        number = len(self.nodes) + 1
+        node = Process(f"node-{number}", self.directory / f"node-{number}", "node")
+        self.nodes.append(node)
+        await self.join(node)
+        return node
+
+    async def join(self, node: Process) -> None:
+        """Makes the node and starts it."""
+        machine = self.machine(node.name)
+        await assemble.init_node(node.data, join=self._node_invite, name=node.name, domain=node.name, machine=machine)
+        await self.start(node)
+
+    async def start(self, process: Process) -> None:
+        """Starts a process that is dead, on the data it left."""
+        assert process.running is None, f"{process.name} runs already"
+        host = self.network.host(process.name)
+        process.clock = VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
+        machine = self.machine(process.name, process.clock)
+        port = COORDINATOR_PORT if process.role == "coordinator" else NODE_PORT
+        listen = ("0.0.0.0", port)  # noqa: S104 - of an in-memory host
+        flags = {**self._settings, "advertise": f"http://{process.name}:{port}"}
+        config = Config.load(process.data, flags=flags, environment={})
+        make = assemble.make_coordinator if process.role == "coordinator" else assemble.make_node
+        with owned_tasks(process.tasks):
+            process.running = await make(process.data, config, listen=listen, machine=machine)
+            await process.running.start()
+
+    async def kill(self, process: Process, *, silent: bool = False) -> None:
+        """kill -9; ``silent``: the plug, so that nobody's connection is reset."""
+        assert process.running is not None, f"{process.name} is dead already"
+        running, process.running = process.running, None
+        self.network.crash(process.name, silent=silent)
+        tasks = [task for task in process.tasks if not task.done()]
+        process.tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await running.abandon()
+
+    async def vault(self, host: str = "laptop") -> OpenVault:
+        """The operator's vault as a program on ``host`` opens it; closed with the grid."""
+        machine = self.machine(host)
+        config = Config.load(self._operator_home, flags=self._settings, environment={})
+        vault = await assemble.open_vault(self._operator_home, kind=OpenVault, config=config, machine=machine)
+        self._vaults.append(vault)
+        return vault
+
+    async def view(self, host: str = "laptop") -> NetworkView:
+        """The operator's questions to the network."""
+        return await assemble.open_network(self._operator_home, machine=self.machine(host))
+
+    async def states(self) -> dict[str, str]:
+        """The coordinator's word on each node, by name."""
+        async with await self.view() as view:
+            return {node.name: node.state for node in await view.nodes()}
+
+    async def until_up(self, count: int, limit_s: float = 600.0) -> None:
+        """Returns when ``count`` nodes are up; TimeoutError after ``limit_s`` virtual seconds."""
+        async with asyncio.timeout(limit_s):
+            while list((await self.states()).values()).count("up") < count:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(1)
