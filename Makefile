@@ -19,7 +19,7 @@ demo: $(READY) ## a file on seven machines; four die; it comes back byte for byt
 	@$(BIN)/holdfast demo $(if $(FILE),--file "$(FILE)")
 
 test: $(READY) ## the default suite, under five minutes
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(READY) ## lint, types, layers
 	@$(BIN)/ruff check .
