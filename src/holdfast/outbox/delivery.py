@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -221,8 +221,8 @@ class Delivery:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for known in list(self._state.lanes):
-            self._state.lanes.pop(known)
+        for lane, known in self._state.lanes.items():
+            self._state.lanes[lane] = replace(known, in_flight=0)
         await self._queue.unclaim(sequences)
 
 

@@ -112,7 +112,8 @@ class Entry:
 
     ``left``: what the delivery of the entry before in its key said of the target's state, to be taken instead of the
     payload's own precondition. ``reached``: tries that got an answer of the target. A damaged entry has no
-    payload, keys or target.
+    payload, keys or target. ``begun``: how often it was claimed, so that more than once means: perhaps it was sent
+    already.
     """
 
     sequence: int
@@ -124,6 +125,7 @@ class Entry:
     tries: int
     reached: int
     next_try: float
+    begun: int = 0
     claimed: bool = False
     purpose: str = ""
     keys: tuple[str, ...] = ()

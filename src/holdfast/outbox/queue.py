@@ -8,7 +8,8 @@ files go after that, so that a crash leaves at most an orphan, which a later sta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +76,9 @@ class Queue:
         self._stored_packs: dict[Digest, int] = {}
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self._flush: asyncio.Task[None] | None = None
+        self._adding = 0
+        self._added_all = asyncio.Event()
+        self._closing = False
         self._closed = False
 
     @classmethod
@@ -142,9 +146,13 @@ class Queue:
         await self._write(lambda: self._file.rewrap(old, new, self._randomness))
 
     async def close(self) -> None:
-        """Writes what waits; claims of this process are free again. May be called twice."""
-        if self._closed:
+        """Lets what is being added end; claims of this process are free again. May be called twice."""
+        if self._closing:
             return
+        self._closing = True
+        if self._adding:
+            self._added_all.clear()
+            await self._added_all.wait()
         while self._flush is not None:
             await asyncio.wait([self._flush])
         self._closed = True
@@ -165,6 +173,25 @@ class Queue:
         """
         delivery_class = new.delivery_class()
         self._health.check()
+        with self._counted():
+            return await self._add(new, delivery_class, body)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Something is being added: ``close`` waits for it."""
+        if self._closing:
+            raise Unavailable("the outbox is closed")
+        self._adding += 1
+        try:
+            yield
+        finally:
+            self._adding -= 1
+            if not self._adding:
+                self._added_all.set()
+
+    async def _add(
+        self, new: NewEntry, delivery_class: DeliveryClass, body: Buffer | AsyncIterable[Buffer] | None
+    ) -> int:
         process = await self._token()
         id_ = self._randomness.bytes(ENTRY_ID_BYTES)
         critical = delivery_class is DeliveryClass.CRITICAL
@@ -220,6 +247,7 @@ class Queue:
 
         def write() -> int:
             sequence = self._file.add(fresh, process, packs)
+            self._recall(sequence, fresh.keys, new)
             self._count()
             return sequence
 
@@ -241,7 +269,8 @@ class Queue:
             raise BadRequest(f"a pack in the outbox has at most {self.settings.body_bytes_max} bytes")
         if digest in self._stored_packs or await self._ask(lambda: self._file.pack(digest)) is not None:
             return
-        await self._bodies.store_raw(pack_name(await self._token(), digest), digest, size, source)
+        with self._counted():
+            await self._bodies.store_raw(pack_name(await self._token(), digest), digest, size, source)
         self._stored_packs[digest] = size
 
     async def pack(self, digest: Digest) -> PackRow | None:
@@ -359,6 +388,8 @@ class Queue:
             if settled.change is Change.REMOVE:
                 left = outcome.left if isinstance(outcome, Delivered) else None
                 self._hand_on(row, left, replace=True)
+                if left is not None:
+                    self._remember(entry, left)
                 names = file.remove(entry.sequence)
             elif settled.change is Change.DEFER:
                 file.defer(
@@ -425,6 +456,27 @@ class Queue:
             if replace or "left" not in notes:
                 notes["left"] = left
                 self._file.set_progress(next_.sequence, self._sealed_notes(next_, notes))
+
+    def _remember(self, entry: Entry, left: Any) -> None:
+        """For entries that come later and do not know yet what this one has left."""
+        key = self._seals.tag("key", entry.keys[0])
+        note = {"kind": entry.kind, "base": entry.payload.get("base"), "left": left}
+        self._file.remember(key, entry.sequence, self._seals.seal(key, "last", note, b""))
+
+    def _recall(self, sequence: int, keys: Sequence[bytes], new: NewEntry) -> None:
+        """A write made against the very state that an earlier one, delivered meanwhile, was made against follows it."""
+        if len(keys) != 1 or "base" not in new.payload:
+            return
+        sealed = self._file.last(keys[0])
+        if sealed is None or not self._file.is_first(sequence):
+            return
+        try:
+            note = self._seals.open(keys[0], "last", sealed, b"")
+        except Corrupt:
+            return
+        if note["kind"] == new.kind and note["base"] and note["base"] == new.payload["base"]:
+            notes = self._sealed_notes(self._file.row(sequence), {"left": note["left"]})
+            self._file.set_progress(sequence, notes)
 
     # --- a person's wishes --------------------------------------------------------------------------------------------
 
@@ -657,6 +709,7 @@ class Queue:
                 tries=row.tries,
                 reached=row.reached,
                 next_try=row.next_try,
+                begun=row.begun,
                 claimed=row.claim is not None,
                 reason=error.detail,
             )
@@ -677,6 +730,7 @@ class Queue:
             tries=row.tries,
             reached=row.reached,
             next_try=row.next_try,
+            begun=row.begun,
             claimed=row.claim is not None,
             purpose=record["purpose"],
             keys=tuple(record["keys"]),

@@ -32,6 +32,7 @@ from holdfast.outbox.sealing import Seals
 
 BUSY_MS = 10_000
 CACHE_KIB = 8 << 10
+LAST_MAX = 100_000
 FUTURE_S = RETRY_AFTER_S_MAX + ENTRY_BACKOFF_S_MAX
 """No honest next try is further away: one that is was set by another clock, and is due."""
 
@@ -148,9 +149,9 @@ class QueueFile:
     def add(self, fresh: Fresh, process: bytes, packs: Sequence[tuple[Digest, int]]) -> int:
         """Returns its sequence. ``packs``: those of its needs that this process has just stored, with their sizes."""
         self._db.execute(
-            "INSERT INTO entries (id, state, class, kind, size, stored, filed, theirs, tries, reached, next_try, "
-            "patient, behind, target, process, sealed, body) "
-            "VALUES (?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0.0, 0, 0, ?, ?, ?, ?)",
+            "INSERT INTO entries (id, state, class, kind, size, stored, filed, theirs, begun, tries, reached, "
+            "next_try, patient, behind, target, process, sealed, body) "
+            "VALUES (?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, 0, ?, ?, ?, ?)",
             (
                 fresh.id, int(fresh.delivery_class), fresh.kind, fresh.size, fresh.stored, int(fresh.filed),
                 fresh.target, process, fresh.sealed, fresh.body,
@@ -188,7 +189,7 @@ class QueueFile:
         found = []
         for (sequence,) in sequences:
             self._db.execute(
-                "UPDATE entries SET claim = ?, boot = ?, claim_until = ? WHERE sequence = ?",
+                "UPDATE entries SET claim = ?, boot = ?, claim_until = ?, begun = begun + 1 WHERE sequence = ?",
                 (process, boot, until, sequence),
             )
             found.append((self._row(sequence), self.body(sequence)))
@@ -306,6 +307,19 @@ class QueueFile:
             (now, *lane, now),
         )
 
+    def remember(self, key: bytes, sequence: int, sealed: bytes) -> None:
+        """What the delivery of ``sequence`` left at a key; of about the newest ``LAST_MAX`` entries."""
+        self._db.execute("INSERT OR REPLACE INTO last VALUES (?, ?, ?)", (key, sequence, sealed))
+        self._db.execute(
+            "DELETE FROM last WHERE sequence < (SELECT max(sequence) FROM last) - ? "
+            "AND sequence = (SELECT min(sequence) FROM last)",
+            (LAST_MAX,),
+        )
+
+    def last(self, key: bytes) -> bytes | None:
+        found = self._db.execute("SELECT sealed FROM last WHERE key = ?", (key,)).fetchone()
+        return None if found is None else _bytes(found[0])
+
     def set_pack_facts(self, digest: Digest, facts: bytes) -> None:
         self._db.execute("UPDATE packs SET facts = ? WHERE digest = ?", (facts, bytes(digest)))
 
@@ -345,7 +359,14 @@ class QueueFile:
         self._db.execute("UPDATE entries SET behind = 0 WHERE sequence = ?", (sequence,))
 
     def re_enter(self, sequence: int, keys: Iterable[bytes]) -> None:
-        """Leaves the keys it stands in and enters these, by its sequence."""
+        """Leaves the keys it stands in and enters these, by its sequence; Unavailable while one of them is under way:
+        two of a key never are."""
+        keys = list(keys)
+        for key in keys:
+            if self._db.execute(
+                "SELECT 1 FROM names n JOIN entries e USING (sequence) WHERE n.key = ? AND e.claim IS NOT NULL", (key,)
+            ).fetchall():
+                raise Unavailable("another entry for the same name is being delivered just now; try again in a moment")
         self._leave(sequence)
         self._enter(sequence, keys)
 
@@ -407,6 +428,10 @@ class QueueFile:
                     )
                 rows = sorted(rows)[:limit]
             return rows
+
+    def is_first(self, sequence: int) -> bool:
+        """Does nothing stand before it in any of its keys?"""
+        return bool(self._db.execute("SELECT 1 FROM entries WHERE sequence = ? AND behind = 0", (sequence,)).fetchall())
 
     def of_key(self, key: bytes) -> list[Row]:
         """The entries that stand in a key, in order."""

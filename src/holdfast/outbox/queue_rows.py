@@ -22,6 +22,7 @@ class Row(NamedTuple):
     filed: int
     theirs: int
     theirs_process: bytes | None
+    begun: int
     tries: int
     reached: int
     next_try: float

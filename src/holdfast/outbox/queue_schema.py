@@ -23,6 +23,7 @@ CREATE TABLE entries (
   filed INTEGER NOT NULL,
   theirs INTEGER NOT NULL,
   theirs_process BLOB,
+  begun INTEGER NOT NULL,
   tries INTEGER NOT NULL,
   reached INTEGER NOT NULL,
   next_try REAL NOT NULL,
@@ -45,6 +46,8 @@ CREATE INDEX entries_moderate ON entries (process) WHERE class = 1;
 CREATE UNIQUE INDEX entries_filed ON entries (id) WHERE filed != 0 OR theirs != 0;
 CREATE TABLE names (key BLOB NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (key, sequence)) STRICT, WITHOUT ROWID;
 CREATE INDEX names_by_sequence ON names (sequence);
+CREATE TABLE last (key BLOB PRIMARY KEY, sequence INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX last_by_sequence ON last (sequence);
 CREATE TABLE packs (digest BLOB PRIMARY KEY, size INTEGER NOT NULL, process BLOB NOT NULL, facts BLOB)
   STRICT, WITHOUT ROWID;
 CREATE TABLE needs (sequence INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (sequence, digest))

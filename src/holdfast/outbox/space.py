@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from holdfast.errors import NoSpace
@@ -38,6 +39,7 @@ class Space:
         self._promised = 0
         self._free = 0
         self._since_look = LOOK_EVERY_BYTES
+        self._looking = asyncio.Lock()
 
     async def reserve(self, size: int, *, critical: bool) -> None:
         """Promises ``size`` bytes until ``release``; NoSpace if they are too many."""
@@ -45,8 +47,10 @@ class Space:
         self._since_look += size
         try:
             if self._since_look >= LOOK_EVERY_BYTES:
-                self._since_look = 0
-                self._free = (await self._pool.run(self._files.space, self._directory)).free
+                async with self._looking:
+                    if self._since_look >= LOOK_EVERY_BYTES:
+                        self._free = (await self._pool.run(self._files.space, self._directory)).free
+                        self._since_look = 0
             room = limit(self._total_max, self._free, self.held, critical=critical)
             if self.held + self._promised > room:
                 raise NoSpace(
