@@ -24,13 +24,12 @@ from holdfast.wire.network import TcpNetwork
 
 pytestmark = [needs_nats, pytest.mark.xdist_group("nats")]
 RANDOM = SeededRandomness(11)
+ANYBODY = NatsAccess()
 _numbers = count()
 
 
 @asynccontextmanager
-async def nats_store(
-    address: str, *, access: NatsAccess = NatsAccess(), fresh: bool = True
-) -> AsyncIterator[NatsStore]:
+async def nats_store(address: str, *, access: NatsAccess = ANYBODY, fresh: bool = True) -> AsyncIterator[NatsStore]:
     pool, named = ThreadPool(2), url.parse(address)
     if fresh:
         await NatsStore.init(named, access=access, clock=SystemClock(), randomness=SystemRandomness())

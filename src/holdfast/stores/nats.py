@@ -14,7 +14,7 @@ import bisect
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from holdfast.blob import Buffer, Checker, Digest
 from holdfast.clock import Clock, Randomness
@@ -29,11 +29,10 @@ from holdfast.stores.nats_read import NatsBody
 from holdfast.stores.nats_write import ACK_S, ChunkWriter, purge
 from holdfast.stores.protocol import Body, Info, Range, Stored, Traits, check_limit
 from holdfast.stores.rechunk import rechunked
+from holdfast.stores.side_by_side import side_by_side
 from holdfast.stores.single_put import SinglePut, check_size
 from holdfast.stores.url import StoreUrl
 from holdfast.wire.network import Network
-
-T = TypeVar("T")
 
 LOOKS_AT_ONCE = 64
 DELETES_AT_ONCE = 16
@@ -225,7 +224,7 @@ class NatsStore:
         """By their meta messages, as the leader has them."""
         self._check_open()
         wanted = list(dict.fromkeys(digests))
-        metas = await _side_by_side(LOOKS_AT_ONCE, wanted, self._meta)
+        metas = await side_by_side(LOOKS_AT_ONCE, wanted, self._meta)
         found = {digest: meta for digest, (meta, _) in zip(wanted, metas, strict=True)}
         return [None if (meta := found[digest]) is None else Info(digest, meta.size) for digest in digests]
 
@@ -250,7 +249,7 @@ class NatsStore:
     async def delete(self, digests: Sequence[Digest]) -> None:
         """For good: meta message first, then its chunks. Leaves no deletion mark behind."""
         self._check_open()
-        await _side_by_side(DELETES_AT_ONCE, list(dict.fromkeys(digests)), self._delete)
+        await side_by_side(DELETES_AT_ONCE, list(dict.fromkeys(digests)), self._delete)
         self._names_until = -1.0
 
     async def _delete(self, digest: Digest) -> None:
@@ -318,26 +317,3 @@ def _known(meta: Meta, size: int) -> Stored:
     stored = Stored(meta.digest, meta.size, False)
     check_size(stored, size)
     return stored
-
-
-async def _side_by_side(
-    at_once: int, items: Sequence[Digest], work: Callable[[Digest], Coroutine[Any, Any, T]]
-) -> list[T]:
-    """``work`` on each, ``at_once`` at a time; results in order. The first failure ends it."""
-    if len(items) == 1:
-        return [await work(items[0])]
-    results: dict[int, T] = {}
-    numbers = iter(range(len(items)))
-
-    async def worker() -> None:
-        for number in numbers:
-            results[number] = await work(items[number])
-
-    workers = [asyncio.ensure_future(worker()) for _ in range(min(at_once, len(items)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return [results[number] for number in range(len(items))]
