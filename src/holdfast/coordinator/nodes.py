@@ -85,6 +85,7 @@ class Nodes:
             node.why_unreachable = f"somebody else answers at {url}: {found.name} ({found.id.short})"
             return
         node.reached_url, node.why_unreachable, node.dirty = url, "", True
+        await self._state.save()  # at once: without it, a restart would not know that the node's copies can be reached
 
     async def list(self, call: Call, request: None) -> m.NodeList:
         """All members that were not removed, by name."""
