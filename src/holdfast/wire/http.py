@@ -205,10 +205,16 @@ class HttpClient:
 
     @asynccontextmanager
     async def get_blob(
-        self, target: Target, digest: Digest, range_: Span | None = None, *, grant: bytes | None = None
+        self,
+        target: Target,
+        digest: Digest,
+        range_: Span | None = None,
+        *,
+        grant: bytes | None = None,
+        headers: Mapping[str, str] = _EMPTY,
     ) -> AsyncIterator[RemoteBody]:
         """A blob or a range of it; nothing is hashed here. NotFound, Denied and the like on entering."""
-        headers = {}
+        headers = dict(headers)
         if range_ is not None:
             start, stop = range_
             headers["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))

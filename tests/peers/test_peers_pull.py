@@ -1,0 +1,154 @@
+"""Pull-through in a cluster on virtual time: who is asked, how often, and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.peers.rig import Rig, blob, cluster
+
+from holdfast.errors import NoSpace, NotFound, Unavailable
+
+SIZES = [0, 1, 70_000, 1 << 20, (1 << 20) + 1, 9_000_001]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_a_peer_has_comes_from_the_peer_and_is_kept(size: int) -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(size)
+        await rig.members[2].give(data)
+        assert await rig.members[0].read(digest) == data
+        await rig.members[0].settle()
+        assert (await rig.members[0].store.stat([digest]))[0] is not None
+        assert rig.cdn.requests == []
+
+    cluster(3, scene)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_nobody_has_comes_from_the_origin_once(size: int) -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(size)
+        rig.cdn.blobs[digest] = data
+        for member in rig.members:
+            assert await member.read(digest) == data
+            await member.settle()
+        assert len(rig.cdn.requests) == 1
+
+    cluster(3, scene)
+
+
+def test_a_hundred_readers_on_ten_nodes_are_one_origin_fetch() -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(3 << 20)
+        rig.cdn.blobs[digest] = data
+        reads = [member.read(digest) for member in rig.members for _ in range(10)]
+        assert set(await asyncio.gather(*reads)) == {data}
+        assert len(rig.cdn.requests) == 1
+
+    cluster(10, scene)
+
+
+def test_a_missing_blob_is_not_found_and_that_is_remembered_for_seconds() -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(1000)
+        node = rig.members[0]
+        for _ in range(5):
+            with pytest.raises(NotFound):
+                await node.read(digest)
+        assert len(rig.cdn.requests) == 1
+        rig.cdn.blobs[digest] = data
+        await asyncio.sleep(4)
+        assert await node.read(digest) == data
+
+    cluster(1, scene)
+
+
+def test_all_peers_dead() -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(1000)
+        rig.cdn.blobs[digest] = data
+        for member in rig.members[1:]:
+            rig.network.crash(member.name)
+        assert await rig.members[0].read(digest) == data
+
+    cluster(4, scene)
+
+
+def test_the_origin_dead() -> None:
+    async def scene(rig: Rig) -> None:
+        digest, data = blob(1000)
+        other, _ = blob(1000, 2)
+        await rig.members[1].give(data)
+        rig.network.crash("cdn")
+        assert await rig.members[0].read(digest) == data
+        with pytest.raises(Unavailable):
+            await rig.members[0].read(other)
+        assert all(peer.healthy for peer in rig.members[0].directory.all()), "peers are not to blame"
+
+    cluster(3, scene)
+
+
+def test_a_failed_keeping_does_not_fail_the_read() -> None:
+    async def scene(rig: Rig) -> None:
+        node = rig.members[0]
+        node.keep_error = NoSpace("full")
+        for size in SIZES[1:]:
+            digest, data = blob(size)
+            rig.cdn.blobs[digest] = data
+            assert await node.read(digest) == data
+            await node.settle()
+            assert (await node.store.stat([digest]))[0] is None
+        assert node.puller.counts.unkept == len(SIZES) - 1
+
+    cluster(1, scene)
+
+
+@pytest.mark.parametrize("delay_s", [0.005, 0.05, 0.5])
+@pytest.mark.parametrize("size", [4096, 5 << 20])
+def test_a_miss_costs_little_more_than_the_origin_alone(delay_s: float, size: int) -> None:
+    """With 3 peers of which one is dead, one slow (2 s), one lying."""
+
+    async def scene(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        node, dead, slow, liar = rig.members
+        rig.cdn.delay_s = delay_s
+
+        async def timed(seed: int) -> float:
+            digest, data = blob(size, seed)
+            rig.cdn.blobs[digest] = data
+            began = loop.time()
+            assert await node.read(digest) == data
+            return loop.time() - began
+
+        for peer in rig.members[1:]:
+            rig.network.isolate(peer.name)
+        await node.neighbours.unit()
+        alone = [await timed(seed) for seed in range(100, 110)]
+        rig.network.heal()
+        await asyncio.sleep(60)
+        await node.neighbours.unit()
+        assert all(peer.healthy for peer in node.directory.all())
+
+        rig.network.isolate(dead.name)
+        rig.network.reset(dead.name, node.name)
+        rig.network.link(slow.name, node.name).set(latency_s=2.0)
+        liar.claims = True
+        liar.behave = lambda call, digest: _wrong(size)
+        await asyncio.sleep(31)
+        await node.neighbours.unit()  # the check that finds out who is dead or slow
+        with_peers = [await timed(seed) for seed in range(200, 210)]
+        allowed = max(0.02, 0.05 * max(alone))
+        spent = sorted(with_peers)
+        assert spent[-1] <= max(alone) + allowed, (alone, with_peers)
+        assert node.directory.find(liar.identity.id).lies == 1  # type: ignore[union-attr]
+
+    if size > 1 << 20:
+        pytest.skip("a liar's first large blob fails its reader: see test_peers_trouble")
+    cluster(4, scene)
+
+
+def _wrong(size: int) -> object:
+    from holdfast.wire.serve import BytesReply
+
+    return BytesReply(bytes(size), size)
