@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from holdfast import logs
 from holdfast.cli.local_network import LocalNetwork, Member
 from holdfast.sdk import Vault
-from holdfast.telemetry import configure_logs
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ class Holdfast:
     """A running network and an open vault, called without await so that it can be timed like anything else."""
 
     def __init__(self, directory: Path, *, nodes: int, survive: int) -> None:
-        configure_logs(verbosity=0)
+        logs.configure(verbosity=0)
         self._runner = asyncio.Runner()
         self._network = LocalNetwork(directory, nodes=nodes, survive=survive)
         self._vault: Vault | None = None

@@ -10,11 +10,10 @@ import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import structlog
-
+from holdfast import logs
 from holdfast.clock import Clock, Randomness
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Progress(enum.Enum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from holdfast import logs
 from holdfast.outbox import Outbox, http
-from holdfast.telemetry import configure_logs
 
 KEYS = 5
 LARGE_BYTES = 20_000
@@ -39,7 +39,7 @@ async def deliver(directory: str) -> None:
 
 
 if __name__ == "__main__":
-    configure_logs(verbosity=-1)
+    logs.configure(verbosity=-1)
     if sys.argv[1] == "enqueue":
         asyncio.run(enqueue(sys.argv[2], sys.argv[3], int(sys.argv[4])))
     else:

@@ -101,9 +101,9 @@ class Invocation:
         """Runs the async part of a verb in an event loop of its own, within ``--timeout``."""
         import asyncio
 
-        from holdfast.telemetry import configure_logs
+        from holdfast import logs
 
-        configure_logs(verbosity=-1 if self.quiet else self.verbosity)
+        logs.configure(verbosity=-1 if self.quiet else self.verbosity)
         return asyncio.run(self._within(work))
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:

@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.client.latency import Latency
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 Places = Mapping[Digest, Sequence[NodeAddress]]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Buffers:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import apsw
-import structlog
 
+from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.client.index_file import Batch, ChunkPlace, IndexFile, NodeRow, SeenRef
 from holdfast.files import Files
@@ -25,7 +25,7 @@ CONTENTS_IN_MEMORY = 4096
 
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Index:

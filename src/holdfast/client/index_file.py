@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import apsw
-import structlog
 
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.files import Files
@@ -24,7 +24,7 @@ VERSION = 1
 BUSY_MS = 5000
 CACHE_KIB = 8 << 10
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _TABLES = """
 CREATE TABLE packs (number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,

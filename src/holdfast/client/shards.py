@@ -10,8 +10,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.documents import read
 from holdfast.auth.grants import Receipt
 from holdfast.auth.identity import Id
@@ -28,7 +27,7 @@ HEDGE_TIMES = 4.0
 PLANS_MAX = 3
 """How often a pack is planned anew when its candidates fail."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
 from holdfast.client.coordinators import Coordinators
@@ -50,7 +49,7 @@ REGISTER_PACKS = 4
 REBASES_MAX = 5
 PACK_OVERHEAD_BYTES_MAX = 4 << 20
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Uploader:

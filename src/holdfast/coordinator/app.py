@@ -5,8 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness
 from holdfast.coordinator import collect
@@ -26,7 +25,7 @@ from holdfast.wire.network import Listener, Network
 from holdfast.wire.serve import DRAIN_S, Service
 from holdfast.worker import Progress, Worker
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Coordinator:

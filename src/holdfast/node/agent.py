@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import msgspec
-import structlog
 
+from holdfast import logs
 from holdfast.auth.invites import Invite, check_proof, proof
 from holdfast.errors import BadConfig, HoldfastError, Unavailable
 from holdfast.node.layout import NodeDirectory
@@ -20,7 +20,7 @@ from holdfast.worker import Progress
 
 LEAVING_S = 2.0
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 A = TypeVar("A")
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ssl
 
-import structlog
-
 import holdfast
+from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.node.agent import Heart
@@ -32,7 +31,7 @@ from holdfast.worker import Progress, Worker
 
 HEARTBEAT_RETRY_S = 2.0
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Node:

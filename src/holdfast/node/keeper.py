@@ -11,8 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.codec.pack import pack_vault
@@ -26,7 +25,7 @@ HEADER_BYTES = 64
 VERIFIES_AT_ONCE = 2
 VERIFIES_WAITING_MAX = 64
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Keeper:

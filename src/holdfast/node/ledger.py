@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import apsw
-import structlog
 
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
 from holdfast.errors import BadConfig, NoSpace, StorePoisoned, Unavailable
@@ -55,7 +55,7 @@ _COLUMNS = "digest, sequence, size, kept, vault, here, trashed, scrubbed"
 _FULL = (apsw.FullError,)
 _BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.CantOpenError)
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 T = TypeVar("T")
 

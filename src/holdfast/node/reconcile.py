@@ -6,14 +6,13 @@ stop both agree already and nothing is read.
 
 from __future__ import annotations
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.node.keeper import Keeper
 from holdfast.stores.protocol import LIST_LIMIT_MAX
 from holdfast.worker import Progress
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Reconciler:

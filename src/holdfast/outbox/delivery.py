@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-import structlog
-
+from holdfast import logs
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import Corrupt, HoldfastError, NoSpace, TooLarge, Unavailable
 from holdfast.outbox.entry import Entry, State
@@ -32,7 +31,7 @@ from holdfast.outbox.queue import Queue
 
 Deliver = Callable[[Entry], Awaitable[Outcome]]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

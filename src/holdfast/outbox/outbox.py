@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import SEED_BYTES
 from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock, Randomness, SystemClock, SystemRandomness
@@ -31,7 +30,7 @@ from holdfast.wire.network import Network, TcpNetwork
 
 Keep = Literal["mine", "theirs", "both"]
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Outbox:

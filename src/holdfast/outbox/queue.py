@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Buffer, Digest, pieces
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadRequest, Corrupt, HoldfastError, NotFound, Unavailable
@@ -39,7 +38,7 @@ SWEEP_NAMES = 500
 
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Queue:

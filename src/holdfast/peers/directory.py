@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.clock import Clock
@@ -31,7 +30,7 @@ LIE_REST_S, LIE_REST_S_MAX = 3600.0, 24 * 3600.0
 WEIGHT = 0.2
 """Of the newest figure in a moving average."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Buffer, Digest
 from holdfast.errors import Corrupt, HoldfastError, TooLarge, Unavailable
 from holdfast.peers.passage import MEMORY_BYTES_MAX, Passage
@@ -32,7 +31,7 @@ TRIES_MAX = 8
 """Sources that one blob is begun or continued from."""
 INLINE_BYTES_MAX = 64 << 10
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 MakePassage = Callable[[int], Passage]
 

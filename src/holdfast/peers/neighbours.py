@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.errors import HoldfastError, Unavailable
@@ -22,7 +21,7 @@ CHECKS_AT_ONCE = 16
 Find: TypeAlias = Callable[[], Awaitable[Sequence[Address]]]
 """One way of finding peers: all that it knows now. Unavailable if it cannot be asked; then what was known stays."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Neighbours:

@@ -15,8 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias
 from urllib.parse import urljoin, urlsplit
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock
@@ -40,7 +39,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Counters:

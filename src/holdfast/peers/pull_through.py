@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import Corrupt, HoldfastError, NotFound, TooManyRequests
@@ -38,7 +37,7 @@ ABANDONED_BYTES_MAX = 64 << 20
 Keep: TypeAlias = Callable[[Digest, int, AsyncIterable[Buffer]], Awaitable[None]]
 """Keeps a blob that was pulled; whatever it raises of ours is only counted."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Sources(Protocol):

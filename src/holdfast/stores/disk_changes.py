@@ -13,8 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Buffer, Checker, Digest
 from holdfast.errors import Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
 from holdfast.files import Files
@@ -26,7 +25,7 @@ from holdfast.stores.disk_read import hash_file
 from holdfast.stores.disk_space import SpaceBook
 from holdfast.stores.protocol import Info
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 _EMPTY = Digest.of(b"")
 

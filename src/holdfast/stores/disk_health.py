@@ -11,11 +11,10 @@ import errno
 from collections.abc import Set
 from contextlib import AbstractContextManager
 
-import structlog
-
+from holdfast import logs
 from holdfast.errors import HoldfastError, NoSpace, StorePoisoned, Unavailable
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EUCLEAN})

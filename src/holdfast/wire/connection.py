@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+from holdfast import logs
 
 HEADER_BYTES_MAX = 16 << 10
 HEADER_S = 10.0
@@ -20,7 +21,7 @@ IDLE_S = 75.0
 CONNECTIONS_PER_ADDRESS = 512
 READ_BUFFER_BYTES = 2 << 20
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Connection(RequestHandler):

@@ -14,13 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
-import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
 import holdfast
-from holdfast import errors
+from holdfast import errors, logs
 from holdfast.auth import signing
 from holdfast.auth.documents import from_text
 from holdfast.auth.identity import Id, Identity
@@ -43,7 +42,7 @@ LAST_WRITE_S = 2.0
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _COVERED = frozenset({*signing.REQUEST_HEADERS, "signature", "signature-input", "host"})
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
