@@ -122,7 +122,8 @@ def load(files: Files, root: Path, expected_id: str | None) -> str:
 
 def make_directories(files: Files, paths: Layout) -> None:
     """Makes those of the 256 directories that are missing, durably: a put never has to make one."""
-    if any([files.make_directory(directory, durable=False) for directory in paths.directories()]):
+    made = [files.make_directory(directory, durable=False) for directory in paths.directories()]
+    if any(made):
         files.sync_directory(paths.objects)
 
 
