@@ -163,6 +163,15 @@ async def test_a_412_is_read_before_it_is_called_a_conflict(outbox: Outbox, up: 
     assert (await only(outbox)).keys == (up.url + "/other",)
 
 
+async def test_a_409_where_nothing_changed_is_a_refusal_and_no_conflict(outbox: Outbox, up: Upstream) -> None:
+    """WebDAV answers so when the directory does not exist (RFC 4918, section 9.7.1)."""
+    up.rule("/no/a", status(409))
+    await outbox.enqueue(http.put(up.url + "/no/a", if_absent=True), b"mine")
+    summary = await outbox.flush()
+    assert (summary.rejected, summary.conflicts) == (1, 0)
+    assert "directory" in summary.reasons[0]
+
+
 async def test_a_deletion_by_somebody_else_is_a_conflict_for_a_put_only(outbox: Outbox, up: Upstream) -> None:
     await outbox.enqueue(http.put(up.url + "/a", if_match='"seen"'), b"mine")
     await outbox.enqueue(http.delete(up.url + "/b", if_match='"seen"'))

@@ -8,6 +8,7 @@ document is raised as the class it was made from.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
@@ -90,6 +91,7 @@ class RemoteBody:
             raise errors.Unavailable(f"the blob ended after {seen} of {self.size} bytes")
 
 
+@functools.lru_cache(maxsize=1024)
 def checked_url(text: str) -> str:
     """A server's address in the one form used for signing; BadConfig if it is none, or holds a password or a path."""
     try:
@@ -160,8 +162,8 @@ class HttpClient:
         body: bytes | None = None
         if message is not None and route.method in ("POST", "PUT"):
             body = m.encode(message)
-            if len(body) > m.JSON_BYTES_MAX:
-                raise errors.TooLarge(f"a message has at most {m.JSON_BYTES_MAX} bytes, this one {len(body)}")
+            if len(body) > route.bytes_max:
+                raise errors.TooLarge(f"a message has at most {route.bytes_max} bytes, this one {len(body)}")
         elif message is not None:
             query = urlencode(_query(message))
             where += f"?{query}" if query else ""  # a bare "?" would be signed, but not sent
@@ -326,6 +328,8 @@ class HttpClient:
         if body is not None and digest is not None:
             sent["content-digest"] = signing.content_digest(digest)
             sent["content-length"] = str(size)
+        elif method not in ("GET", "HEAD"):
+            sent["content-length"] = "0"  # aiohttp sends it, so it must be signed
         url, signature = self._sign(target, method, where, sent, grant)
         loop = asyncio.get_running_loop()
         with _network_errors(target.url):
