@@ -74,7 +74,7 @@ async def test_ranges_bring_only_the_chunks_they_touch(vault: Vault) -> None:
     before = vault._reader.bytes_read
     for start, stop in ((0, 1), (CHUNK - 1, CHUNK + 1), (PACK + 3, PACK + 9), (len(data) - 1, len(data))):
         assert await vault.read("ranged", start, stop) == data[start:stop]
-    assert vault._reader.bytes_read - before <= 5 * (CHUNK + 16)
+    assert vault._reader.bytes_read - before <= 10 * (CHUNK + 16)  # of 48; a hedged read counts twice
     assert await vault.read("ranged", len(data)) == b""
     assert await vault.read("ranged", 5, 5) == b""
     assert await vault.read("ranged", len(data) - 2, len(data) + 100) == data[-2:]
@@ -242,7 +242,7 @@ async def test_get_goes_on_from_what_is_there_and_right(vault: Vault, tmp_path: 
     before = vault._reader.bytes_read
     await vault.get("resumed", tmp_path / "big")
     assert (tmp_path / "big").read_bytes() == data
-    assert vault._reader.bytes_read - before <= PACK + 4 * CHUNK
+    assert vault._reader.bytes_read - before < 3 * PACK  # of 4; a hedged read counts twice
     assert not part.exists()
 
 

@@ -31,6 +31,9 @@ from holdfast.pool import Pool
 SMALL_BYTES_MAX = 1 << 20
 """Files up to this are read in one go."""
 CHUNKS_AHEAD = 2
+ATTEMPTS = 4
+ATTEMPT_S = 1.0
+"""Packs that are gone are sent again at once; if they still do not count, their nodes need a moment to be heard of."""
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 
@@ -93,7 +96,7 @@ class FilePutter:
     async def put_path(self, source: Path, name: str, options: PutOptions, ancestors: Sequence[str]) -> Draft:
         """Stores the regular file ``source`` as ``name``; returns the committed draft."""
         local = await self._pool.run(look, source)
-        for attempt in range(2):
+        for attempt in range(ATTEMPTS):
             known = await self._known(local, name)
             stored, state = await self.store_file(
                 local, known, options, name, reread=options.reread or attempt > 0, trust=attempt == 0
@@ -104,9 +107,8 @@ class FilePutter:
             draft = self._draft(name, attributes, stored, options)
             try:
                 return await self.commit(draft, known.ref, options, ancestors)
-            except PacksGone:
-                if attempt:
-                    raise
+            except PacksGone as error:
+                await self._again(attempt, error)
         raise AssertionError("unreachable")
 
     async def put_stream(
@@ -121,7 +123,7 @@ class FilePutter:
     ) -> Draft:
         """Stores bytes that come from memory or from a stream, which can be read once only."""
         whole = source if isinstance(source, bytes | bytearray | memoryview) else None
-        for attempt in range(2):
+        for attempt in range(ATTEMPTS):
             if whole is not None:
                 stored = await self._store_chunks(_slices(whole, options.chunk_bytes), name, options, attempt == 0)
             else:
@@ -139,9 +141,18 @@ class FilePutter:
                     raise Unavailable(
                         "chunks that this put relied on are gone from the network; put it once more, they will be sent"
                     ) from error
-                if attempt:
-                    raise
+                await self._again(attempt, error)
         raise AssertionError("unreachable")
+
+    async def _again(self, attempt: int, error: PacksGone) -> None:
+        """Returns when it is time to send everything once more; Unavailable after the last attempt."""
+        if attempt == ATTEMPTS - 1:
+            raise Unavailable(
+                "the coordinator does not count the nodes that took this put's packs; is the network just starting? "
+                "(holdfast status)"
+            ) from error
+        if attempt:
+            await self._clock.sleep(ATTEMPT_S)
 
     async def store_file(
         self, local: LocalEntry, known: Known, options: PutOptions, name: str, *, reread: bool, trust: bool = True

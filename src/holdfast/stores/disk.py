@@ -180,20 +180,18 @@ class DiskStore:
         return Stored(digest, size, new)
 
     async def _receive(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> bool:
-        """A large body: written and hashed piece by piece, side by side, while it comes."""
+        """A large body: hashed and written piece by piece while it comes."""
         changes, checker = self._changes, Checker(digest, size)
         temporary = changes.temporary()
         opened: list[int] = []
 
+        def absorb(piece: Buffer) -> None:
+            checker.update(piece)
+            changes.write(opened[0], piece)
+
         async def take(piece: Buffer) -> None:
-            outcomes = await asyncio.gather(
-                self._visit(self._pool, checker.update, piece),
-                self._visit(self._sync_pool, changes.write, opened[0], piece),
-                return_exceptions=True,  # both have ended before the descriptor or the piece may go
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            # One visit for both: where several bodies come at once, each further visit costs more than it overlaps.
+            await self._visit(self._sync_pool, absorb, piece)
 
         def finish() -> bool:
             changes.sync(opened[0])
@@ -286,6 +284,11 @@ class DiskStore:
         for start in range(0, len(digests), DELETE_BATCH):
             await self._visit(self._sync_pool, self._changes.delete, digests[start : start + DELETE_BATCH])
 
+    async def discard(self, digests: Sequence[Digest]) -> None:
+        """As ``delete``, but nothing stays in trash: for what can be had again elsewhere."""
+        for start in range(0, len(digests), DELETE_BATCH):
+            await self._visit(self._sync_pool, self._changes.discard, digests[start : start + DELETE_BATCH])
+
     async def restore(self, digest: Digest) -> Info:
         """Back from trash, durably. Fine if it is in the store already; NotFound if it is nowhere."""
         return await self._visit(self._sync_pool, self._changes.restore, digest)
@@ -369,14 +372,14 @@ async def _gather(digest: Digest, size: int, source: AsyncIterable[Buffer]) -> S
 
 
 async def _megabytes(source: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
-    """The same bytes in pieces worth a visit to the pool: at least half a MiB, but for the last."""
+    """The same bytes in pieces worth a visit to the pool: at least a MiB, but for the last."""
     held = bytearray()
     async for piece in source:
-        if not held and len(piece) >= PIECE_BYTES_MAX // 2:
+        if not held and len(piece) >= PIECE_BYTES_MAX:
             yield piece
             continue
         held += piece
-        if len(held) >= PIECE_BYTES_MAX // 2:
+        if len(held) >= PIECE_BYTES_MAX:
             yield held
             held = bytearray()
     if held:
