@@ -90,16 +90,34 @@ class _Client(Client):
         return super()._connect_command()
 
 
+class _Complaints:
+    """What servers say outside of any answer."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        self.final = asyncio.Event()  # trying again will not help
+        self.forbidden: Callable[[str], None] = lambda complaint: None
+
+    async def take(self, error: Exception) -> None:
+        self.last = str(error) or type(error).__name__
+        text = self.last.lower()
+        if "permissions violation" in text:
+            self.forbidden(text)
+        elif any(word in text for word in ("authorization", "no tls", "certificate verify failed")):
+            self.final.set()
+
+
 class NatsLink:
     """Made by ``connect``; ``close`` it."""
 
-    def __init__(self, client: Client, clock: Clock, randomness: Randomness, complaints: list[str]) -> None:
+    def __init__(self, client: Client, clock: Clock, randomness: Randomness, complaints: _Complaints) -> None:
         """For ``connect`` only."""
         self._client = client
         self._clock = clock
         self._randomness = randomness
-        self._complaints = complaints  # what servers said outside of any answer; the last one counts
-        self._acks: dict[str, asyncio.Future[int]] = {}
+        self._complaints = complaints
+        complaints.forbidden = self._forbidden
+        self._acks: dict[str, tuple[str, asyncio.Future[int]]] = {}  # by token: subject, future
         self._ack_inbox = client.new_inbox()
         self._in_flight = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._number = 0
@@ -109,18 +127,12 @@ class NatsLink:
         cls, servers: list[str], access: NatsAccess, *, tls: bool, clock: Clock, randomness: Randomness
     ) -> NatsLink:
         """``servers``: host or host:port. Denied for wrong credentials, Unavailable if none answers in 5 s."""
-        client, complaints, denied = _Client(), [""], asyncio.Event()
+        client, complaints = _Client(), _Complaints()
         client.tls_wanted = tls
-
-        async def complain(error: Exception) -> None:
-            complaints[0] = str(error) or type(error).__name__
-            if "authorization" in complaints[0].lower() or "no TLS" in complaints[0]:
-                denied.set()
-
         options: dict[str, Any] = {
             "servers": [f"{'tls' if tls else 'nats'}://{server}" for server in servers],
             "name": "holdfast",
-            "error_cb": complain,
+            "error_cb": complaints.take,
             "connect_timeout": 2,
             "max_reconnect_attempts": -1,
             "reconnect_time_wait": 0.2,
@@ -130,11 +142,11 @@ class NatsLink:
         }
         options |= access.options(tls=tls)
         dialling = asyncio.ensure_future(client.connect(**options))
-        waiting = asyncio.ensure_future(denied.wait())
+        waiting = asyncio.ensure_future(complaints.final.wait())
         try:
             await asyncio.wait([dialling, waiting], timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
             if not dialling.done() or dialling.exception() is not None:
-                raise _no_connection(", ".join(servers), complaints[0], dialling)
+                raise _no_connection(", ".join(servers), complaints.last, dialling)
         except BaseException:
             dialling.cancel()
             await asyncio.gather(dialling, return_exceptions=True)
@@ -208,8 +220,8 @@ class NatsLink:
 
     def check_denied(self, what: str) -> None:
         """Denied if the server said that this account may not do what was just tried: it gives no other answer."""
-        if "permissions violation" in self._complaints[0].lower():
-            complaint, self._complaints[0] = self._complaints[0], ""
+        if "permissions violation" in self._complaints.last.lower():
+            complaint, self._complaints.last = self._complaints.last, ""
             raise Denied(f"{what}: the NATS account may not do this ({complaint})")
 
     async def stored(self, stream: str, selection: Mapping[str, Any]) -> StoredMessage | None:
@@ -239,7 +251,7 @@ class NatsLink:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._number += 1
         token = str(self._number)
-        self._acks[token] = future
+        self._acks[token] = subject, future
 
         def settled(done: asyncio.Future[int]) -> None:
             del self._acks[token]
@@ -256,7 +268,7 @@ class NatsLink:
         return future
 
     async def _acknowledged(self, message: Msg) -> None:
-        future = self._acks.get(message.subject.rpartition(".")[2])
+        _, future = self._acks.get(message.subject.rpartition(".")[2], ("", None))
         if future is None or future.done():
             return
         if (message.headers or {}).get("Status") == "503":
@@ -267,6 +279,12 @@ class NatsLink:
             future.set_exception(_refused(answer["error"]))
         else:
             future.set_result(int(answer["seq"]))
+
+    def _forbidden(self, complaint: str) -> None:
+        """No answer will come to what this account may not send."""
+        for subject, future in list(self._acks.values()):
+            if f'"{subject.lower()}"' in complaint and not future.done():
+                future.set_exception(Refused(403, 0, f"the NATS account may not do this ({complaint})"))
 
     # -- answers of many messages
 
@@ -313,6 +331,8 @@ def _no_connection(servers: str, complaint: str, dialling: asyncio.Future[None])
         complaint = str(error) or type(error).__name__
     if "no TLS" in complaint:
         return BadConfig(f"{servers} offers no TLS, which the URL asks for")
+    if "certificate" in complaint:
+        return BadConfig(f"the certificate of {servers} is not signed by whom NATS_CA names ({complaint})")
     if "authorization" in complaint.lower():
         return Denied(
             f"{servers} refuses these credentials: set NATS_CREDS, NATS_NKEY or NATS_TOKEN_FILE to the right file"

@@ -144,24 +144,27 @@ class NatsBody:
             return
         position, sequence = self._meta.start_at(self._start)
         index = position // self._meta.chunk_bytes if position else 0
+        hinted = sequence > 1  # and not confirmed by a chunk that lies there
         while True:
+            problem = f"chunk {index} of {self._meta.chunks} is missing"
             async with aclosing(self._pieces(position, sequence)) as pieces:
                 async for piece in pieces:
                     if piece.number is not None and piece.number != index:
+                        problem = f"chunk {piece.number} lies where chunk {index} of {self._meta.chunks} belongs"
                         break
+                    hinted = False
                     view = memoryview(piece.data)
                     low, high = max(self._start - position, 0), min(self._stop - position, len(view))
                     for offset in range(low, high, PIECE_BYTES_MAX):
                         yield view[offset : min(offset + PIECE_BYTES_MAX, high)]
                     position += len(view)
                     index += 1
+                    problem = f"chunk {index} of {self._meta.chunks} is missing"
                     if position >= self._stop:
                         return
-                else:
-                    await self._missing(f"chunk {index} of {self._meta.chunks} is missing")
-            if sequence == 1 or position > self._start:
-                await self._missing(f"another chunk lies where chunk {index} of {self._meta.chunks} belongs")
-            position, sequence, index = 0, 1, 0  # the remembered sequence was wrong: from the start
+            if not hinted:
+                await self._missing(problem)
+            position, sequence, index, hinted = 0, 1, 0, False  # the remembered sequence was wrong: from the start
 
     async def _pieces(self, position: int, sequence: int) -> AsyncGenerator[_Piece, None]:
         """Chunks from ``sequence`` on, wherever they are to be had."""
