@@ -59,6 +59,8 @@ class Summary:
 
 
 REASONS_MAX = 10
+REFILL = 0.75
+"""New entries are claimed when so much of what was under way is left: several for one look at the queue."""
 _COUNTED = {
     Change.REMOVE: "delivered",
     Change.DEFER: "deferred",
@@ -107,7 +109,7 @@ class Delivery:
     async def _run(self, forever: bool) -> AsyncGenerator[Done, None]:
         await self._begin()
         looked = renewed = self._clock.monotonic()
-        finished: set[asyncio.Task[Done | None]] = set()
+        wait, level = 0.0, 0
         while True:
             now = self._clock.monotonic()
             if now - looked >= self._queue.settings.lease_s / 4:
@@ -116,11 +118,15 @@ class Delivery:
             if now - renewed >= self._queue.settings.lease_s / 4:
                 renewed = now
                 await self._queue.renew(list(self._running.values()))
-            self._wanted.clear()
-            wait = await self._advance()
+            if wait <= 0 or self._wanted.is_set() or len(self._running) <= level * REFILL:
+                self._wanted.clear()
+                wait = await self._advance()
+                level = len(self._running)
             if not self._running and not forever and wait > 0:
                 return
+            began = self._clock.monotonic()
             finished = await self._next(min(wait, self._queue.settings.lease_s / 4) if self._running else wait)
+            wait -= self._clock.monotonic() - began
             for task in finished:
                 self._running.pop(task, None)
                 done = task.result()
