@@ -8,12 +8,19 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.client.fleet import Fleet
 
-from holdfast.errors import Corrupt, Denied, TooFewNodes, Unavailable
+from holdfast.auth.documents import read, sign
+from holdfast.auth.grants import Receipt
+from holdfast.blob import Digest
+from holdfast.codec import refs
+from holdfast.codec.keys import VaultKeys
+from holdfast.errors import Corrupt, Denied, NotFound, TooFewNodes, Unavailable
 from holdfast.wire import messages as m
 from holdfast.wire import routes
+from holdfast.wire.serve import Reply
 
 
 def data_of(size: int, seed: int = 0) -> bytes:
@@ -166,6 +173,70 @@ async def test_an_old_state_of_a_name_is_refused(small_fleet: Fleet) -> None:
     service.add(routes.REF, serve_old)
     with pytest.raises(Corrupt, match="old state"):
         await vault.read("name")
+
+
+def serve_instead(fleet: Fleet, answer: m.RefAnswer | Exception) -> None:
+    """The coordinator gives this for every name."""
+    service: Any = fleet.coordinator.app.service  # type: ignore[union-attr]
+
+    async def serve(call: Any, message: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    service.add(routes.REF, serve)
+
+
+async def test_a_keep_list_that_the_record_does_not_name_is_refused(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"one", "name")
+    found = await vault._names.find("name")
+    serve_instead(small_fleet, m.RefAnswer(record=found.record, keep=refs.keep_list([Digest.of(b"other")])))
+    with pytest.raises(Corrupt, match="keep list"):
+        await vault.read("name")
+
+
+async def test_a_name_that_was_seen_is_not_said_away(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"one", "name")
+    await vault.read("name")
+    serve_instead(small_fleet, NotFound("no such name"))
+    with pytest.raises(Corrupt, match="this device has seen"):
+        await vault.read("name")
+    with pytest.raises(NotFound):
+        await vault.read("never")
+
+
+async def test_two_states_of_one_version_are_a_fork(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"one", "name")
+    found = await vault._names.find("name")
+    keys = VaultKeys(small_fleet.home_of(vault).root)
+    other = refs.encode_record(keys, bytes(16), found.ref.clear, found.ref.sealed, found.ref.keep)
+    serve_instead(small_fleet, m.RefAnswer(record=other, keep=found.keep))
+    with pytest.raises(Corrupt, match="both are kept"):
+        await vault.read("name")
+
+
+async def test_a_receipt_for_something_else_is_no_receipt(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+
+    def lying(number: int) -> Callable[..., Awaitable[Any]]:
+        service: Any = small_fleet.nodes[number].app.service  # type: ignore[attr-defined]
+
+        async def lie(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+            reply = await handler(call, message)
+            receipt, _, _ = read(Receipt, reply.message.receipt)
+            false = msgspec.structs.replace(receipt, digest=Digest.of(b"something else"))
+            return Reply(m.BlobStored(receipt=sign(false, service._identity)), reply.status)
+
+        return lie
+
+    for number in (0, 1):
+        small_fleet.wrap(number, routes.BLOB_PUT, lying(number))
+    for number in range(4):
+        await vault.put(data_of(1000, number), f"file {number}")
+        assert await vault.read(f"file {number}") == data_of(1000, number)
 
 
 async def test_packs_that_are_gone_are_sent_again(small_fleet: Fleet) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from holdfast import errors
+from holdfast.auth import signing
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
 from holdfast.clock import SeededRandomness, SystemClock
@@ -264,6 +265,100 @@ async def test_a_server_that_is_not_holdfast_gives_no_answer() -> None:
     finally:
         await client.close()
         server.close()
+
+
+@asynccontextmanager
+async def answering(answer: Callable[[dict[str, str]], bytes]) -> AsyncIterator[tuple[Target, HttpClient]]:
+    """A client, and in the node's place a server that says what ``answer`` makes of a request's headers."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:]
+        pairs = (line.partition(":") for line in lines if line)
+        writer.write(answer({name.lower(): value.strip() for name, _, value in pairs}))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = HttpClient(identity=CLIENT, network=TcpNetwork(), clock=SystemClock())
+    try:
+        yield Target(NODE.id, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"), client
+    finally:
+        await client.close()
+        server.close()
+
+
+async def test_an_answer_whose_body_was_changed_is_none() -> None:
+    """The signature covers a digest; the digest must be the body's."""
+    right, changed = (m.encode(m.HasAnswer(bitmap=bitmap)) for bitmap in (b"\x00", b"\x80"))
+
+    def answer(headers: dict[str, str]) -> bytes:
+        fields = {"content-length": str(len(right)), "content-digest": signing.body_digest(right)}
+        fields |= signing.sign_answer(NODE, 200, fields, headers["signature"], SystemClock().now())
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        return f"HTTP/1.1 200 OK\r\n{head}Connection: close\r\n\r\n".encode() + sent
+
+    async with answering(answer) as (target, client):
+        sent = right
+        await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]))
+        sent = changed
+        with pytest.raises(errors.Unavailable, match="digest is not its body's"):
+            await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]))
+
+
+async def test_another_range_than_was_asked_for_is_no_answer() -> None:
+    def answer(headers: dict[str, str]) -> bytes:
+        return b"HTTP/1.1 206 OK\r\nContent-Length: 5\r\nContent-Range: bytes %s\r\n\r\n01234" % given
+
+    async with answering(answer) as (target, client):
+        given = b"0-4/10"
+        assert await client.read_blob(target, DIGEST, (0, 5), size_max=10) == b"01234"
+        for other in (b"5-9/10", b"0-5/10", b"0-4/10", b"1-5/10"):
+            given = other
+            with pytest.raises(errors.Unavailable, match="another range"):
+                await client.read_blob(target, DIGEST, (0, 6), size_max=10)
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    asked = 0
+
+    def elsewhere(headers: dict[str, str]) -> bytes:
+        nonlocal asked
+        asked += 1
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+    async with answering(elsewhere) as (inner, _):
+
+        def answer(headers: dict[str, str]) -> bytes:
+            return f"HTTP/1.1 307 Elsewhere\r\nLocation: {inner.url}/\r\nContent-Length: 0\r\n\r\n".encode()
+
+        async with answering(answer) as (target, client):
+            with pytest.raises(errors.Unavailable):
+                await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]))
+            with pytest.raises(errors.Unavailable):
+                await client.read_blob(target, DIGEST, None, size_max=10)
+            with pytest.raises(errors.HoldfastError):
+                await client.health(target.url)
+    assert asked == 0
+
+
+async def test_a_body_that_was_not_signed_is_refused() -> None:
+    """The right signature over the digest of one body, and another body of the same length."""
+    shelf = Shelf()
+    right = m.encode(m.HasRequest(digests=[DIGEST]))
+    other = m.encode(m.HasRequest(digests=[Digest.of(b"")]))
+    assert len(right) == len(other)
+    async with served(shelf) as (_, target, client):
+        for body, status in ((right, 200), (other, 401)):
+            headers = {
+                "host": target.url.removeprefix("http://"), "holdfast-to": str(NODE.id),
+                "content-length": str(len(right)), "content-digest": signing.body_digest(right),
+            }  # fmt: skip
+            where = routes.HAS.path
+            headers |= signing.sign_request(CLIENT, "POST", target.url + where, headers, client.time())
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            answer = await _raw(target, f"POST {where} HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode() + body)
+            assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:300]
+    assert len(shelf.calls) == 1
 
 
 async def test_nobody_there_is_unavailable() -> None:
