@@ -64,6 +64,10 @@ class Access:
         """All that were ever registered for ``device``, ascending by serial."""
         return sorted(self._devices.get(device, ()), key=lambda row: row.serial)
 
+    def all_vaults(self) -> list[VaultRow]:
+        """Every vault."""
+        return list(self._vaults.values())
+
     @property
     def vaults(self) -> int:
         """How many."""

@@ -9,13 +9,19 @@ from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness
 from holdfast.coordinator import collect
+from holdfast.coordinator.dispatch import Dispatch
+from holdfast.coordinator.drain import Orders
+from holdfast.coordinator.inventory_sync import InventorySync
 from holdfast.coordinator.join import Join
 from holdfast.coordinator.nodes import Nodes
 from holdfast.coordinator.packs import Packs
 from holdfast.coordinator.refs import Refs
+from holdfast.coordinator.repair_loop import Repair
+from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts, Status
+from holdfast.coordinator.tasks import Tasks
 from holdfast.errors import HoldfastError
 from holdfast.metadata.database import Database
 from holdfast.pool import Pool
@@ -49,7 +55,13 @@ class Coordinator:
             health=self.health,
         )
         self.counts = Counts(state)
-        self._nodes = Nodes(state, self.counts)
+        self.dispatch = Dispatch(state.randomness)
+        self.repair = Repair(state, self.dispatch, lambda: self._repair_worker.wake())
+        self.inventory = InventorySync(state, self._changed)
+        self._words = RepairWords(state, self.dispatch, self.repair)
+        self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
+        self._nodes = Nodes(state, self.counts, self.inventory.heard)
+        self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
         self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
@@ -100,8 +112,9 @@ class Coordinator:
             Join(self.state),
             Packs(self.state),
             Refs(self.state),
-            Status(self.state, self.counts),
+            Status(self.state, self.counts, self._words),
         )
+        orders = Orders(self.state, self._nodes, self.repair, self._words, self.counts)
         add(routes.JOIN, join.join)
         add(routes.INVITES, join.invite)
         add(routes.DEVICES, join.device)
@@ -118,11 +131,19 @@ class Coordinator:
         add(routes.POLICY, status.policy)
         add(routes.POLICY_CHANGE, status.change_policy)
         add(routes.STATUS, status.status)
+        add(routes.REPAIR, orders.repair)
+        add(routes.NODE_DRAIN, orders.drain)
+        add(routes.NODE_REMOVE, orders.remove)
+        add(routes.NODE_MAINTENANCE, orders.maintenance)
+        add(routes.TASKS, self._tasks.page)
+        add(routes.TASK_COMPLETE, self._tasks.complete)
+        add(routes.TASK_RENEW, self._tasks.renew)
+        add(routes.TASK_FAIL, self._tasks.fail)
 
     @property
     def workers(self) -> list[Worker]:
         """Everything this coordinator does by itself."""
-        return [self._watch, self._save, self._sweep]
+        return [self._watch, self._save, self._sweep, self._repair_worker]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""
@@ -139,10 +160,13 @@ class Coordinator:
         if self._stopped:
             return
         self._stopped = True
+        self.dispatch.close()
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
         await self._nodes.stop()
+        await self._tasks.stop()
+        await self.inventory.stop()
         await self.state.queue.close()
         try:
             await self.state.save()
@@ -154,6 +178,11 @@ class Coordinator:
         if self.state.position.stale:
             return "this coordinator runs on an old copy of its database: holdfast coordinator recover"
         return self.state.database.poisoned or "ok"
+
+    def _changed(self) -> None:
+        """Copies were lost, found, or believed again."""
+        self.counts.forget()
+        self._repair_worker.wake()
 
     async def _look(self) -> Progress:
         self.state.registry.look()
@@ -168,5 +197,6 @@ class Coordinator:
         if self.state.position.stale:
             return Progress.IDLE
         more = await self.state.database.run(collect.release, self.state.slow_now())
+        more |= await self.inventory.adopt()
         self.counts.forget()
         return Progress.BUSY if more else Progress.IDLE

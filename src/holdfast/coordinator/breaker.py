@@ -35,7 +35,9 @@ class Breaker:
     known: frozenset[int] = frozenset()
 
 
-def step(breaker: Breaker, members: Sequence[Member], now: float, *, window: float, hold: float, survive: int) -> Breaker:
+def step(
+    breaker: Breaker, members: Sequence[Member], now: float, *, window: float, hold: float, survive: int
+) -> Breaker:
     """The breaker at ``now`` (seconds on any clock that never goes back); call it at least as often as nodes beat."""
     silent = {one.number: one for one in members if one.silence is not None}
     known = breaker.known & silent.keys()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from holdfast.coordinator.commit import Change, Terms
 from holdfast.coordinator.position import Position
-from holdfast.coordinator.transaction import Results, run_batch
+from holdfast.coordinator.transaction import Moves, Results, run_batch
 from holdfast.errors import HoldfastError, TooManyRequests, Unavailable
 from holdfast.metadata.database import Database
 
@@ -20,7 +20,11 @@ WAITING_MAX = 1024
 class CommitQueue:
     """``submit`` may be called at any time from the event loop; order is that of the calls."""
 
-    def __init__(self, database: Database, position: Position, terms: Callable[[], Terms]) -> None:
+    def __init__(
+        self, database: Database, position: Position, terms: Callable[[], Terms], moved: Callable[[Moves], None]
+    ) -> None:
+        """``moved`` is told of each batch's placements, in order."""
+        self._moved = moved
         self._database = database
         self._position = position
         self._terms = terms
@@ -72,6 +76,7 @@ class CommitQueue:
                         future.set_exception(error)
                 continue
             self._position.commit = done.commit
+            self._moved(done.moves)
             for (_, future), outcome in zip(batch, done.outcomes, strict=True):
                 if future.done():
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
@@ -25,9 +26,11 @@ def node_url(text: str) -> str:
 class Nodes:
     """Handlers."""
 
-    def __init__(self, state: State, counts: Counts) -> None:
+    def __init__(self, state: State, counts: Counts, heard: Callable[[Node], None]) -> None:
+        """``heard`` is called after each heartbeat and must not wait."""
         self._state = state
         self._counts = counts
+        self._heard = heard
         self._dialling: dict[int, asyncio.Task[None]] = {}
 
     async def heartbeat(self, call: Call, request: m.Heartbeat) -> m.HeartbeatAnswer:
@@ -52,6 +55,7 @@ class Nodes:
             state.registry.hear(node)
             if node.url and node.reached_url != node.url:
                 await self._reach(node)
+            self._heard(node)
         word, reason = state.registry.state(node)
         access = state.access
         return m.HeartbeatAnswer(
@@ -91,19 +95,18 @@ class Nodes:
         """All members that were not removed, by name."""
         state = self._state
         state.require_member(call.caller)
-        placed = await self._counts.by_node()
-        nodes = []
-        for node in state.registry.all():
-            word, reason = state.registry.state(node)
-            packs, size = placed.get(node.number, (0, 0))
-            nodes.append(
-                m.NodeInfo(
-                    id=node.id, name=node.name, url=node.url, store=node.store, domain=node.domain, state=word,
-                    reason=reason, always_on=node.always_on, capacity=node.capacity, free=node.free, packs=packs,
-                    stored=size, last_seen=None if node.heard is None else state.registry.look() - node.heard,
-                )
-            )  # fmt: skip
-        return m.NodeList(nodes=nodes)
+        return m.NodeList(nodes=[await self.info(node) for node in state.registry.all()])
+
+    async def info(self, node: Node) -> m.NodeInfo:
+        """One of them."""
+        registry = self._state.registry
+        word, reason = registry.state(node)
+        packs, size = (await self._counts.by_node()).get(node.number, (0, 0))
+        return m.NodeInfo(
+            id=node.id, name=node.name, url=node.url, store=node.store, domain=node.domain, state=word, reason=reason,
+            always_on=node.always_on, capacity=node.capacity, free=node.free, packs=packs, stored=size,
+            last_seen=None if node.heard is None else registry.look() - node.heard,
+        )  # fmt: skip
 
     async def stop(self) -> None:
         """Ends what is being dialled."""

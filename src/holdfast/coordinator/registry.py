@@ -49,6 +49,10 @@ class Node:
     heard: float | None = None
     silent_since: float = 0.0
     why_unreachable: str = ""
+    read_sequence: int = 0  # its inventory is on record up to here
+    agreed: bool = True  # what it holds is what is on record, as far as known
+    doubted: float = 0.0  # monotonic: since when it is not agreed
+    word_until: float = 0.0  # slow: when maintenance ends
     planned: deque[tuple[float, int]] = field(default_factory=deque)
     planned_bytes: int = 0
     dirty: bool = False
@@ -89,7 +93,9 @@ class Registry:
     # --- what they say ---
 
     def hear(self, node: Node) -> None:
-        """A heartbeat came."""
+        """A heartbeat came. Who was away is believed again once its inventory agrees with what is on record."""
+        if node.agreed and (node.sequence or node.read_sequence) and self.hearing(node) in ("down", "out"):
+            node.agreed, node.doubted = False, self.look()
         node.heard = self.look()
         node.seen = self._clock.now()
         node.silent = ""
@@ -148,7 +154,11 @@ class Registry:
         return "up", ""
 
     def is_live(self, node: Node) -> bool:
-        """Do copies on it count as live? It is heard, and it has been reached where it says it is."""
+        """Do copies on it count as live? It is heard and has been reached, and its inventory agrees."""
+        return self.answers(node) and node.agreed
+
+    def answers(self, node: Node) -> bool:
+        """Can it be asked?"""
         return node.word != "removed" and bool(node.reached_url) and self.hearing(node) in ("up", "suspect")
 
     def live(self) -> frozenset[int]:
@@ -223,7 +233,7 @@ def row_of(node: Node) -> dict[str, Any]:
         "number": node.number, "name": node.name, "url": node.url, "reached_url": node.reached_url,
         "domain": node.domain, "capacity": node.capacity, "free": node.free, "always_on": node.always_on,
         "read_only": node.read_only, "state": node.silent or "up", "word": node.word, "sequence": node.sequence,
-        "blobs": node.blobs, "root": node.root, "seen": node.seen,
+        "blobs": node.blobs, "root": node.root, "seen": node.seen, "word_until": node.word_until,
     }  # fmt: skip
 
 
@@ -233,5 +243,5 @@ def node_of(row: Any) -> Node:
         number=row.number, id=Id(row.id), name=row.name, store=row.store, domain=row.domain, capacity=row.capacity,
         always_on=row.always_on, url=row.url, reached_url=row.reached_url, free=row.free, read_only=row.read_only,
         word=row.word, silent=row.state if row.state in ("down", "out") else "", sequence=row.sequence,
-        blobs=row.blobs, root=row.root, seen=row.seen,
+        blobs=row.blobs, root=row.root, seen=row.seen, read_sequence=row.read_sequence, word_until=row.word_until,
     )  # fmt: skip

@@ -25,7 +25,8 @@ class Holder:
     """A registered node as repair sees it.
 
     ``live``: its copies count; ``leaving``: they must be made elsewhere as well; ``excused``: its operator said that it
-    comes back, so it is waited for; ``silence``: seconds since it was last known to be right, 0 while it is live.
+    comes back, so it is waited for; ``silence``: seconds since it was last known to be right, 0 while it is live, NEVER
+    if nobody waits for it any more.
     """
 
     number: int
@@ -43,15 +44,13 @@ class Net:
     """The network at one moment.
 
     ``least_wait``: seconds that every silent node gets, so that nodes which vanish together are all known to be silent
-    before anything is copied (but at the floor). ``held``: the breaker is open, only the floor is left behind.
-    ``hurry``: an operator said that nothing waits.
+    before anything is copied (but at the floor). ``held``: the breaker is open, so packs only leave the floor.
     """
 
     holders: Mapping[int, Holder]
     floor: int
     least_wait: float
     held: bool = False
-    hurry: bool = False
 
     def affected(self) -> list[int]:
         """Nodes whose packs may need something: those that are not live, and those that are being emptied."""
@@ -84,7 +83,7 @@ class Need(NamedTuple):
 
 def wait_for(missing: int, holder: Holder, net: Net) -> float:
     """Seconds of silence after which ``holder`` is no longer waited for, with ``missing`` copies of a pack missing."""
-    return max(holder.out_after / 4 ** (max(missing, 1) - 1), net.least_wait)
+    return max(holder.out_after / 4.0 ** (max(missing, 1) - 1), net.least_wait)
 
 
 def assess(shape: Shape, net: Net) -> Need | None:
@@ -109,8 +108,6 @@ def assess(shape: Shape, net: Net) -> Need | None:
         copies = min(wanted, floor_of(shape.target, net.floor) + 1 - len(live)) if net.held else wanted
     elif net.held:
         copies = 0
-    elif net.hurry:
-        copies = wanted
     else:
         copies = max(wanted - len(expected), 0)
     due_in = 0.0 if copies else min(expected.values(), default=NEVER)
@@ -202,8 +199,8 @@ def plan(
 def surplus(shape: Shape, net: Net) -> list[int]:
     """Nodes whose copy of the pack may go, the first to go first; empty unless every copy counts and enough stay.
 
-    Copies on nodes that are being emptied go first, then those that share a disk or a domain with another one. Only
-    live copies go, and only while ``target`` live ones on other disks stay on nodes that stay.
+    Copies on nodes that are being emptied go first, then those that share a domain with another one. Only live copies
+    go, and only while ``target`` live ones on other disks stay on nodes that stay.
     """
     holders = [net.holders[number] for number in shape.places if number in net.holders]
     live = [one for one in holders if one.live]
@@ -215,12 +212,12 @@ def surplus(shape: Shape, net: Net) -> list[int]:
     going = [one.number for one in leaving]
     domains = Counter(one.domain for one in staying)
     stores = Counter(one.store for one in staying)
-    for one in sorted(staying, key=lambda one: (-stores[one.store], -domains[one.domain], one.number)):
-        shared = stores[one.store] > 1
-        if not shared and kept <= shape.target:
-            continue
-        stores[one.store] -= 1
+    for one in sorted(staying, key=lambda one: (-domains[one.domain], one.number)):
+        if kept <= shape.target:
+            break
+        if stores[one.store] > 1:
+            continue  # two nodes that name one disk: what goes from one may go from both
         domains[one.domain] -= 1
-        kept -= 0 if shared else 1
+        kept -= 1
         going.append(one.number)
     return going

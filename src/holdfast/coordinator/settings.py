@@ -24,6 +24,12 @@ class CoordinatorSettings:
     dial_timeout: float = 3.0
     save_interval: float = 60.0  # slow clock and last-seen are written this often
     sweep_interval: float = 60.0
+    breaker_hold: float = DAY_S
+    repair_interval: float = 5.0  # repair looks around this often, and whenever something changes
+    surplus_after: float = DAY_S  # a copy too many is trimmed after this time
+    adopt_after: float = 3600.0  # a pack that nobody commits is adopted after this time
+    adopt_lease: float = 7 * DAY_S  # and kept for its vault's devices to look at
+    on_alarm: str = ""  # a command, or an http(s) address, that is told of alarms
 
 
 def floor_of(copies: int, floor: int) -> int:

@@ -14,6 +14,7 @@ from holdfast.coordinator.access import Access, DeviceRow, VaultRow
 from holdfast.coordinator.commit import Terms
 from holdfast.coordinator.commit_queue import CommitQueue
 from holdfast.coordinator.grants import PutGrants
+from holdfast.coordinator.inventory_belief import Beliefs
 from holdfast.coordinator.position import Position
 from holdfast.coordinator.registry import Registry, node_of
 from holdfast.coordinator.settings import CoordinatorSettings, floor_of
@@ -67,7 +68,10 @@ class State:
         self.registry = Registry(clock, settings)
         self.access = Access(identity.id, clock.now)
         self.grants = PutGrants(identity, settings.grant_life)
-        self.queue = CommitQueue(database, position, self.terms)
+        self.beliefs = Beliefs()
+        self.repair_paused = False
+        """An operator's word, kept over restarts."""
+        self.queue = CommitQueue(database, position, self.terms, self.beliefs.take)
 
     @classmethod
     async def load(
@@ -104,6 +108,7 @@ class State:
             slow_clock=slow_clock,
         )
         state.access.revocations = facts.revocations
+        state.repair_paused = facts.repair == "paused"
         for row in await database.run(queries_members.all_nodes):
             state.registry.add(node_of(row))
         vaults: dict[int, Id] = {}

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from sqlalchemy import Connection
 
+from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
 from holdfast.errors import Conflict
@@ -97,9 +98,10 @@ def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | 
 class Status:
     """Handlers."""
 
-    def __init__(self, state: State, counts: Counts) -> None:
+    def __init__(self, state: State, counts: Counts, words: RepairWords) -> None:
         self._state = state
         self._counts = counts
+        self._words = words
 
     def _policy(self) -> m.Policy:
         policy = self._state.policy
@@ -142,7 +144,8 @@ class Status:
         return m.Status(
             packs=packs,
             nodes=dict(Counter(state.registry.state(node)[0] for node in nodes)),
-            tasks=m.TaskCounts(),
+            tasks=self._words.tasks(),
+            repair=self._words.state(),
             policy=self._policy(),
             machines=len({node.domain for node in live}),
             disks=len({node.store for node in live}),

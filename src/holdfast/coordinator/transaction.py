@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
@@ -19,12 +19,26 @@ from holdfast.wire.messages import RefResult
 Results: TypeAlias = list[list[RefResult]]
 
 
+@dataclass(slots=True)
+class Moves:
+    """What a transaction did to placements, for those who keep sums of them.
+
+    ``placed``: (node, digest, write sequence, whether the node had no copy on record); ``gone``: (node, digest);
+    ``short``: numbers of packs that now have fewer copies than they should have.
+    """
+
+    placed: list[tuple[int, Digest, int, bool]] = field(default_factory=list)
+    gone: list[tuple[int, Digest]] = field(default_factory=list)
+    short: set[int] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """``outcomes``: for each change its results, or why it was refused; ``commit``: the commit number reached."""
 
     outcomes: list[Results | HoldfastError]
     commit: int
+    moves: Moves = field(default_factory=Moves)
 
 
 def run_batch(connection: Connection, changes: Sequence[Change], terms: Terms, commit: int) -> Batch:
@@ -41,9 +55,10 @@ def run_batch(connection: Connection, changes: Sequence[Change], terms: Terms, c
         if layer.changed:
             commit += 1
             view.take(layer)
+    moves = Moves()
     if view.changed:
-        _write(connection, view, loaded, keep_numbers, terms, commit)
-    return Batch(outcomes, commit)
+        _write(connection, view, loaded, keep_numbers, terms, commit, moves)
+    return Batch(outcomes, commit, moves)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -143,8 +158,9 @@ def _write(
     keep_numbers: dict[Keep, int],
     terms: Terms,
     commit: int,
+    moves: Moves,
 ) -> None:
-    numbers = _write_packs(connection, view.packs.maps[0], loaded)
+    numbers = _write_packs(connection, view.packs.maps[0], loaded, moves)
     refs = view.refs.maps[0]
     named = {(vault, ref.keep) for (vault, _), ref in refs.items()}
     named.update((vault, ref.keep) for vault, ref in view.replaced)
@@ -195,7 +211,7 @@ def _number(pack: Pack) -> int:
 
 
 def _write_packs(
-    connection: Connection, changed: Mapping[Digest, Pack], loaded: dict[Digest, Pack]
+    connection: Connection, changed: Mapping[Digest, Pack], loaded: dict[Digest, Pack], moves: Moves
 ) -> dict[Digest, int]:
     """Writes packs and their places; the numbers of new ones."""
     new = [pack for pack in changed.values() if pack.number is None]
@@ -221,6 +237,14 @@ def _write_packs(
             if places.get(node) != sequence
         )
         gone += ((number, node) for node in places if node not in pack.places)
+        moves.placed += (
+            (node, digest, sequence, node not in places)
+            for node, sequence in pack.places.items()
+            if places.get(node) != sequence
+        )
+        moves.gone += ((node, digest) for node in places if node not in pack.places)
+        if len(pack.places) < pack.target:
+            moves.short.add(number)
         if old is not None and (old.state, old.target, old.lease_until) != (pack.state, pack.target, pack.lease_until):
             states.append(
                 {"number_": number, "state_": pack.state, "target_": pack.target, "lease_until_": pack.lease_until}

@@ -54,7 +54,7 @@ async def join(
         ),
     )
     http.set_clock_source(invite.coordinator)
-    joined, _ = await _first(
+    joined, _ = await first_answer(
         (Target(invite.coordinator, found) for found in invite.urls),
         lambda target: http.call(target, routes.JOIN, request),
     )
@@ -103,7 +103,7 @@ class Heart:
     async def beat(self, message: m.Heartbeat, *, first_byte_s: float | None = None) -> None:
         """Sends ``message`` and takes over what is answered. StaleEpoch if the coordinator is an old one."""
         membership = self._membership
-        answer, target = await _first(
+        answer, target = await first_answer(
             membership.targets,
             lambda target: self._http.call(target, routes.HEARTBEAT, message, first_byte_s=first_byte_s, tries=1),
         )
@@ -123,7 +123,7 @@ class Heart:
             _log.warning("leaving_unheard", reason=error.detail)
 
 
-async def _first(targets: Iterable[Target], ask: Callable[[Target], Awaitable[A]]) -> tuple[A, Target]:
+async def first_answer(targets: Iterable[Target], ask: Callable[[Target], Awaitable[A]]) -> tuple[A, Target]:
     """The first address that answers; a refusal is an answer and is raised."""
     silence: Unavailable | None = None
     for target in targets:

@@ -13,14 +13,20 @@ from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
+from holdfast.node.exchange_setup import make_exchange
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.permits import Permits
+from holdfast.node.quota import TrashPace
 from holdfast.node.reconcile import Reconciler
 from holdfast.node.settings import NodeSettings
 from holdfast.node.store import NodeStore
+from holdfast.node.tasks import TaskRunner
+from holdfast.node.tasks_pace import CopyPace
+from holdfast.peers.origin import Origin
+from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -30,6 +36,7 @@ from holdfast.wire.serve import DRAIN_S, Call, Service
 from holdfast.worker import Progress, Worker
 
 HEARTBEAT_RETRY_S = 2.0
+TASK_RETRY_S = 10.0
 
 _log = logs.get_logger(__name__)
 
@@ -51,6 +58,8 @@ class Node:
         slow_clock: SlowClock,
         randomness: Randomness,
         pool: Pool,
+        peers: PeersSettings | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """``slow_clock`` has been started and is the store's trash clock, too.
 
@@ -107,13 +116,45 @@ class Node:
         self._clock_worker = Worker(
             "slow clock", self._save_clock, clock=clock, randomness=randomness, interval_s=settings.clock_save_s
         )
+        self._trash_pace = TrashPace()
+        self.tasks = TaskRunner(
+            identity=self.identity,
+            store_id=self._store_id,
+            keeper=self.keeper,
+            permits=self.permits,
+            membership=membership,
+            http=http,
+            settings=settings,
+            clock=clock,
+            trash_pace=self._trash_pace,
+            copy_pace=CopyPace(clock, lambda: self.service.in_flight, settings.bwlimit_bytes),
+        )
+        self._task_worker = Worker(
+            "tasks", self.tasks.unit, clock=clock, randomness=randomness, interval_s=1.0, throttle_s=TASK_RETRY_S
+        )
+        self.exchange = make_exchange(
+            directory,
+            service=self.service,
+            keeper=self.keeper,
+            permits=self.permits,
+            membership=membership,
+            http=http,
+            settings=peers or PeersSettings(),
+            origin=origin,
+            open_read=settings.open_read,
+            url=lambda: self.url,
+            clock=clock,
+            randomness=randomness,
+            pool=pool,
+        )
         self._add_routes()
         self._stopped = False
 
     @property
     def workers(self) -> list[Worker]:
         """Everything this node does by itself."""
-        return [self._heart_worker, self._reconcile_worker, self._clock_worker]
+        own = [self._heart_worker, self._reconcile_worker, self._clock_worker, self._task_worker]
+        return [*own, *self.exchange.workers]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves, then tells the coordinator; Unavailable if the address cannot be had. ``port`` 0 takes a free one.
@@ -129,7 +170,10 @@ class Node:
         else:
             self._reconcile_worker.start()
         self._clock_worker.start()
-        self._heart_worker.start()
+        if not self.membership.is_alone:
+            self._task_worker.start()
+            self._heart_worker.start()
+        await self.exchange.start()
         _log.info("node_started", name=self._directory.record.name, url=self.url, blobs=self.ledger.roots.count)
         return listener
 
@@ -144,7 +188,9 @@ class Node:
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
-        await self.heart.leave()
+        await self.exchange.stop()
+        if not self.membership.is_alone:
+            await self.heart.leave()
         await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
         await self._save_clock()
         await self._pool.run(self.membership.save)
@@ -202,6 +248,8 @@ class Node:
             settings=self.settings,
             clock=self._clock,
             now=self._http.time,
+            pace=self._trash_pace,
+            exchange=self.exchange.exchange,
         )
         self.service.add(routes.BLOB_PUT, blobs.put)
         self.service.add(routes.BLOB_GET, blobs.get)

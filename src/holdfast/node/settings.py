@@ -15,8 +15,12 @@ class NodeSettings:
     """Where others reach this node, ``http://HOST:PORT``; empty: where it listens."""
     read_only: bool = False
     """Take no puts."""
+    open_read: bool = False
+    """Give blobs and manifests that no vault owns to whoever asks, unsigned."""
     blob_bytes_max: int = 64 << 20
     """Largest blob that is taken: as large as a pack may be (``codec.pack_layout.PACK_BYTES_MAX``)."""
+    bwlimit_bytes: int | None = None
+    """Bytes per second that copies made for repair may take; None: no limit."""
     clock_save_s: float = 600.0
     """How often the slow clock is written down."""
     reconcile_pause_s: float = 0.01

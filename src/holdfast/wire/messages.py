@@ -464,9 +464,34 @@ class PackCounts(Answer, frozen=True, kw_only=True):
 
 
 class TaskCounts(Answer, frozen=True, kw_only=True):
+    """``failed``: tasks that failed within the last hour and are tried again later."""
+
     pending: int = 0
     running: int = 0
     failed: int = 0
+
+
+RepairWord: TypeAlias = Literal["idle", "waiting", "running", "paused", "held"]
+
+
+class RepairState(Answer, frozen=True, kw_only=True):
+    """What repair does now. ``held``: the breaker is open. Packs and bytes are copies still to be made.
+
+    ``due``: may be made now; ``waiting``: their nodes may still come back; ``eta``: seconds until what is due is done,
+    None while that is unknown; ``next``: seconds until something that waits is due; ``alarms``: sentences.
+    """
+
+    word: RepairWord = "idle"
+    due_packs: int = 0
+    due_bytes: int = 0
+    waiting_packs: int = 0
+    waiting_bytes: int = 0
+    surplus_packs: int = 0
+    eta: float | None = None
+    next: float | None = None
+    limited: bool = False
+    alarms: list[str] = []
+    summary: str = ""
 
 
 class Status(Answer, frozen=True, kw_only=True):
@@ -478,6 +503,7 @@ class Status(Answer, frozen=True, kw_only=True):
     packs: PackCounts
     nodes: dict[str, int]
     tasks: TaskCounts
+    repair: RepairState = RepairState()
     policy: Policy
     machines: int
     disks: int
@@ -485,6 +511,96 @@ class Status(Answer, frozen=True, kw_only=True):
     vaults: int
     epoch: int
     commit: int
+
+
+# --- healing ----------------------------------------------------------------------------------------------------------
+
+TASKS_MAX = 16
+TASK_WAIT_S_MAX = 60.0
+
+
+class TaskQuery(Request, frozen=True, kw_only=True):
+    """``wait``: seconds to wait for the first task."""
+
+    wait: Annotated[float, Meta(ge=0, le=TASK_WAIT_S_MAX)] = 0.0
+    limit: Annotated[int, Meta(ge=1, le=TASKS_MAX)] = TASKS_MAX
+
+
+class TaskSource(Answer, frozen=True, kw_only=True):
+    """A node that holds the pack, and the get grant for reading it there."""
+
+    node: Id
+    grant: bytes
+
+
+class Task(Answer, frozen=True, kw_only=True):
+    """One thing for the node that asked. ``token``: to be said with every word about it; ``lease``: seconds.
+
+    ``copy``: fetch the pack from one of ``sources`` (best first) and keep it. ``trim`` and ``delete``: move it to trash
+    by ``grant``.
+    """
+
+    id: str
+    token: int
+    kind: Literal["copy", "trim", "delete"]
+    digest: Digest
+    size: int
+    vault: Id
+    lease: float
+    sources: list[TaskSource] = []
+    grant: bytes | None = None
+
+
+class TaskPage(Answer, frozen=True, kw_only=True):
+    """``nodes``: where the sources are reached now."""
+
+    tasks: list[Task]
+    nodes: list[NodeAddress] = []
+
+
+class TaskDone(Request, frozen=True, kw_only=True):
+    """``receipt``: of a copy; ``bad``: sources that did not have the right bytes."""
+
+    token: Count
+    receipt: bytes | None = None
+    bad: Annotated[list[Id], Meta(max_length=256)] = []
+
+
+class TaskRenewal(Request, frozen=True, kw_only=True):
+    token: Count
+
+
+class TaskFailure(Request, frozen=True, kw_only=True):
+    """``retry_after``: seconds in which this node need not be asked for the like again."""
+
+    token: Count
+    reason: Annotated[str, Meta(max_length=512)]
+    bad: Annotated[list[Id], Meta(max_length=256)] = []
+    retry_after: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+
+
+class RepairOrder(Request, frozen=True, kw_only=True):
+    """By an operator. ``now``: nothing waits any more, and the breaker closes; ``pause`` ends with ``resume``."""
+
+    order: Literal["now", "pause", "resume"]
+
+
+class MaintenanceOrder(Request, frozen=True, kw_only=True):
+    """``seconds`` 0 ends it."""
+
+    seconds: Annotated[float, Meta(ge=0, le=90 * 86400)]
+
+
+class DrainOrder(Request, frozen=True, kw_only=True):
+    """``drain`` False takes the word back."""
+
+    drain: bool = True
+
+
+class RemoveOrder(Request, frozen=True, kw_only=True):
+    """``force``: also while it holds copies that have not been made elsewhere."""
+
+    force: bool = False
 
 
 # --- blobs ------------------------------------------------------------------------------------------------------------
@@ -507,7 +623,10 @@ class HasAnswer(Answer, frozen=True, kw_only=True):
 
 
 class Verified(Answer, frozen=True, kw_only=True):
+    """``receipt``: with ``ok``, the envelope of a fresh receipt for the copy that was just hashed."""
+
     state: Literal["ok", "quarantined", "missing"]
+    receipt: bytes | None = None
 
 
 class InventoryQuery(Request, frozen=True, kw_only=True):

@@ -1,0 +1,107 @@
+"""What repair tells people: figures, and the same in words."""
+
+from __future__ import annotations
+
+import math
+
+from holdfast.coordinator.dispatch import Dispatch
+from holdfast.coordinator.repair_loop import Repair
+from holdfast.coordinator.state import State
+from holdfast.wire import messages as m
+
+
+class RepairWords:
+    """Computed when asked. ``surplus``: how many packs have a copy too many."""
+
+    def __init__(self, state: State, dispatch: Dispatch, repair: Repair) -> None:
+        self._state = state
+        self._dispatch = dispatch
+        self._repair = repair
+        self.surplus = 0
+
+    def tasks(self) -> m.TaskCounts:
+        pending, running, failed = self._dispatch.counts(self._state.clock.monotonic())
+        return m.TaskCounts(pending=pending, running=running, failed=failed)
+
+    def state(self) -> m.RepairState:
+        debt, repair = self._repair.debt, self._repair
+        now = self._state.clock.monotonic()
+        rate = self._dispatch.rate(now)
+        copying, _ = self._dispatch.copying()
+        due = debt.due_packs
+        eta = debt.due_bytes / rate if rate and debt.due_bytes else None
+        since = 0.0 if repair.looked is None else now - repair.looked
+        next_in = None if math.isinf(debt.next_in) else max(debt.next_in - since, 0.0)
+        word: m.RepairWord = "idle"
+        if self._state.repair_paused:
+            word = "paused"
+        elif copying or (due and repair.breaker.state != "open"):
+            word = "running"
+        elif repair.breaker.state == "open":
+            word = "held"
+        elif debt.waiting_packs:
+            word = "waiting"
+        return m.RepairState(
+            word=word,
+            due_packs=due,
+            due_bytes=debt.due_bytes,
+            waiting_packs=debt.waiting_packs,
+            waiting_bytes=debt.waiting_bytes,
+            surplus_packs=self.surplus,
+            eta=eta,
+            next=next_in,
+            limited=repair.breaker.state == "limited",
+            alarms=self.alarms(),
+            summary=_sentence(word, due, debt.waiting_packs, eta, next_in),
+        )
+
+    def alarms(self) -> list[str]:
+        """Sentences about what a person should look at."""
+        found: list[str] = []
+        breaker, debt = self._repair.breaker, self._repair.debt
+        if breaker.state == "open":
+            found.append(
+                f"{len(breaker.gone)} nodes vanished at once: only packs in danger are repaired until they are back, "
+                "or until: holdfast repair --now"
+            )
+        if debt.lost:
+            found.append(f"{debt.lost} packs cannot be read: no node that holds a copy answers")
+        endangered = self.endangered()
+        if endangered:
+            found.append(f"{endangered} packs are down to their last copies")
+        silent = [node.name for node in self._state.registry.all() if node.read_only]
+        if silent:
+            found.append(f"{', '.join(silent)}: read-only, look at the disk")
+        if self._state.position.stale:
+            found.append("this coordinator runs on an old copy of its database: holdfast coordinator recover")
+        return found
+
+    def endangered(self) -> int:
+        """Packs at or below the floor that are not lost."""
+        floor = self._state.settings.floor
+        by_live: dict[int, int] = dict(self._repair.debt.by_live or {})
+        largest = self._state.policy.survive
+        return sum(count for live, count in by_live.items() if 0 < live <= min(floor, largest))
+
+
+def _sentence(word: m.RepairWord, due: int, waiting: int, eta: float | None, next_in: float | None) -> str:
+    if word == "paused":
+        return f"repair is paused; {due + waiting} packs lack copies"
+    if word == "held":
+        return "repair is held: too many nodes vanished at once"
+    parts = []
+    if due:
+        until = f", done in about {_span(eta)}" if eta is not None else ""
+        parts.append(f"{due} {'packs are' if due != 1 else 'pack is'} being repaired{until}")
+    if waiting:
+        until = f" for another {_span(next_in)}" if next_in is not None else ""
+        parts.append(f"{waiting} {'packs wait' if waiting != 1 else 'pack waits'} for silent nodes{until}")
+    return "; ".join(parts)
+
+
+def _span(seconds: float) -> str:
+    """A duration in one unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
