@@ -13,7 +13,6 @@ from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
-from holdfast.node.exchange_setup import make_exchange
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.ledger import Ledger
@@ -25,8 +24,6 @@ from holdfast.node.settings import NodeSettings
 from holdfast.node.store import NodeStore
 from holdfast.node.tasks import TaskRunner
 from holdfast.node.tasks_pace import CopyPace
-from holdfast.peers.origin import Origin
-from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -58,8 +55,6 @@ class Node:
         slow_clock: SlowClock,
         randomness: Randomness,
         pool: Pool,
-        peers: PeersSettings | None = None,
-        origin: Origin | None = None,
     ) -> None:
         """``slow_clock`` has been started and is the store's trash clock, too.
 
@@ -132,29 +127,13 @@ class Node:
         self._task_worker = Worker(
             "tasks", self.tasks.unit, clock=clock, randomness=randomness, interval_s=1.0, throttle_s=TASK_RETRY_S
         )
-        self.exchange = make_exchange(
-            directory,
-            service=self.service,
-            keeper=self.keeper,
-            permits=self.permits,
-            membership=membership,
-            http=http,
-            settings=peers or PeersSettings(),
-            origin=origin,
-            open_read=settings.open_read,
-            url=lambda: self.url,
-            clock=clock,
-            randomness=randomness,
-            pool=pool,
-        )
         self._add_routes()
         self._stopped = False
 
     @property
     def workers(self) -> list[Worker]:
         """Everything this node does by itself."""
-        own = [self._heart_worker, self._reconcile_worker, self._clock_worker, self._task_worker]
-        return [*own, *self.exchange.workers]
+        return [self._heart_worker, self._reconcile_worker, self._clock_worker, self._task_worker]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves, then tells the coordinator; Unavailable if the address cannot be had. ``port`` 0 takes a free one.
@@ -170,10 +149,8 @@ class Node:
         else:
             self._reconcile_worker.start()
         self._clock_worker.start()
-        if not self.membership.is_alone:
-            self._task_worker.start()
-            self._heart_worker.start()
-        await self.exchange.start()
+        self._task_worker.start()
+        self._heart_worker.start()
         _log.info("node_started", name=self._directory.record.name, url=self.url, blobs=self.ledger.roots.count)
         return listener
 
@@ -188,9 +165,7 @@ class Node:
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
-        await self.exchange.stop()
-        if not self.membership.is_alone:
-            await self.heart.leave()
+        await self.heart.leave()
         await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
         await self._save_clock()
         await self._pool.run(self.membership.save)
@@ -249,7 +224,6 @@ class Node:
             clock=self._clock,
             now=self._http.time,
             pace=self._trash_pace,
-            exchange=self.exchange.exchange,
         )
         self.service.add(routes.BLOB_PUT, blobs.put)
         self.service.add(routes.BLOB_GET, blobs.get)
