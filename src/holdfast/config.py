@@ -48,6 +48,8 @@ TABLES: dict[str, tuple[str, str]] = {
 RENAMED = {
     ("client", "coordinator_s"): "coordinator_timeout",  # HOLDFAST_COORDINATOR is an address
     ("client", "progress_s"): "progress_timeout",
+    ("client", "bwlimit_bytes"): "bwlimit",  # of one second
+    ("node", "bwlimit_bytes"): "bwlimit",
 }
 """Settings whose name is not their field's without the unit."""
 

@@ -21,6 +21,7 @@ from holdfast.wire import routes
 from holdfast.wire.http import HttpClient, Target, checked_url
 from holdfast.wire.network import TcpNetwork
 from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, Service, parse_range
+from holdfast.wire.throttle import Throttle
 
 NODE, CLIENT, OTHER = (Identity.generate(SeededRandomness(seed)) for seed in (1, 2, 3))
 BLOB = bytes(range(256)) * 20_000
@@ -410,3 +411,28 @@ def test_ranges_are_read(text: str | None, total: int, expected: tuple[int, int]
 def test_other_ranges_are_refused(text: str) -> None:
     with pytest.raises(errors.RangeInvalid):
         parse_range(text, 10)
+
+
+async def test_an_upload_limit_holds_for_all_bodies_together() -> None:
+    """Virtual seconds: 4 MiB at 1 MiB/s take three after the bucket's first."""
+
+    class StandingClock(SystemClock):
+        def __init__(self) -> None:
+            self.slept = 0.0
+
+        def monotonic(self) -> float:
+            return self.slept
+
+        async def sleep(self, seconds: float) -> None:
+            self.slept += seconds
+            await asyncio.sleep(0)
+
+    clock = StandingClock()
+    shelf = Shelf()
+    async with served(shelf) as (_, target, _client):
+        client = HttpClient(identity=CLIENT, network=TcpNetwork(), clock=SystemClock(), upload=Throttle(clock, 1 << 20))
+        data = BLOB[: 4 << 20]
+        assert await client.put_blob(target, Digest.of(data), len(data), data) == b"receipt"
+        assert shelf.kept == data
+        assert 3 <= clock.slept <= 4.1
+        await client.close()

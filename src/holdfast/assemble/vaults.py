@@ -17,6 +17,7 @@ from holdfast.codec.keys import VaultKeys
 from holdfast.config import Config
 from holdfast.pool import Pool
 from holdfast.wire.http import HttpClient, checked_url
+from holdfast.wire.throttle import Throttle
 
 
 class OpenVault(Vault):
@@ -62,7 +63,9 @@ async def open_vault(
     except BaseException:
         pool.close()
         raise
-    http = HttpClient(identity=found.device, network=machine.network, clock=machine.clock)
+    limit = settings.bwlimit_bytes
+    upload = Throttle(machine.clock, limit) if limit else None
+    http = HttpClient(identity=found.device, network=machine.network, clock=machine.clock, upload=upload)
     member = found.membership
     urls = coordinator_urls([*([checked_url(coordinator)] if coordinator else []), *member.urls])
     return kind(

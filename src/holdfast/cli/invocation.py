@@ -90,12 +90,14 @@ class Invocation:
 
         return Config.load(self.home, flags=flags or {})
 
-    async def vault(self) -> Vault:
-        """The vault of this run's home, open; the caller closes it."""
+    async def vault(self, **settings: Any) -> Vault:
+        """The vault of this run's home, open; the caller closes it. ``settings`` by name, None for not given."""
         from holdfast import assemble
+        from holdfast.config import Config
         from holdfast.sdk import Vault
 
-        return await assemble.open_vault(self.home, kind=Vault, ask=self.passphrase)
+        config = Config.load(self.home, flags=settings)
+        return await assemble.open_vault(self.home, kind=Vault, ask=self.passphrase, config=config)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs the async part of a verb in an event loop of its own, within ``--timeout``."""

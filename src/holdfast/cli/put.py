@@ -39,6 +39,7 @@ class PutOptions:
     no_dedup: bool
     meta: tuple[str, ...]
     chunk_bytes: int | None
+    bwlimit: int | None
 
     def keywords(self) -> dict[str, Any]:
         """Of ``Vault.put`` and ``Vault.put_tree``; UsageError for flags that do not go together."""
@@ -82,6 +83,7 @@ class PutOptions:
 @click.option("--no-dedup", is_flag=True, help="Share no chunk with other files.")
 @click.option("--meta", multiple=True, metavar="K=V", help="Metadata of your own, sealed too.")
 @click.option("--chunk-size", "chunk_bytes", type=SIZE, help="Cut files every so many bytes [default: 4MiB].")
+@click.option("--bwlimit", type=SIZE, metavar="RATE", help="Send at most so many bytes a second, copies counted.")
 @current
 def command(invocation: Invocation, /, paths: tuple[str, ...], **flags: Any) -> None:
     """Store files and directories, encrypted, on survive + 1 machines.
@@ -115,7 +117,7 @@ async def _put_stdin(invocation: Invocation, name: str, options: PutOptions) -> 
         raise UsageError("--dry-run says nothing about stdin.")
     reader = ThreadPool(1, "stdin")
     try:
-        async with await invocation.vault() as vault:
+        async with await invocation.vault(bwlimit=options.bwlimit) as vault:
             with progress(invocation, "put") as show:
                 source = _stdin(reader)
                 entry = await vault.put(source, name, **options.keywords(), progress=show)
@@ -130,7 +132,7 @@ async def _put_stdin(invocation: Invocation, name: str, options: PutOptions) -> 
 async def _put_paths(invocation: Invocation, sources: list[Path], options: PutOptions) -> None:
     from holdfast.cli.progress import progress
 
-    async with await invocation.vault() as vault:
+    async with await invocation.vault(bwlimit=options.bwlimit) as vault:
         with progress(invocation, "put", total=_known_total(sources)) as show:
             summary = await vault.put_tree(
                 sources, options.name, **options.keywords(), exclude=options.excludes(), dry_run=options.dry_run,

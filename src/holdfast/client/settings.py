@@ -39,6 +39,9 @@ class ClientSettings:
     read_span_bytes: int = 4 * MIB
     """The longest range asked of a node in one request; a chunk is never divided."""
 
+    bwlimit_bytes: int | None = None
+    """Bytes of packs sent per second, all copies together; None for no limit."""
+
     commit_bytes: int = 640 * KIB
     """Records, keep lists and receipts of one commit, before base64; JSON messages end at 1 MiB."""
 

@@ -31,6 +31,7 @@ from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.network import CONNECT_TIMEOUT_S, Network
 from holdfast.wire.routes import Route
+from holdfast.wire.throttle import Throttle
 
 ANSWER_BYTES_MAX = 32 << 20
 STALL_S = 10.0
@@ -120,8 +121,11 @@ class HttpClient:
         clock: Clock,
         tls: ssl.SSLContext | None = None,
         connections_per_host: int = 16,
+        upload: Throttle | None = None,
     ) -> None:
+        """``upload`` limits the bodies of ``put_blob``, all of them together."""
         self.identity = identity
+        self._upload = upload
         self.epoch = (0, 0)
         self._clock = clock
         self._network = network
@@ -292,11 +296,14 @@ class HttpClient:
             async with asyncio.timeout(STALL_S) as deadline:
 
                 async def slices() -> AsyncIterator[Buffer]:
-                    async for piece in _sliced(body):
+                    async for piece in _sliced(body, self._upload.slice_bytes if self._upload else SLICE_BYTES):
+                        if self._upload is not None:
+                            deadline.reschedule(None)  # waiting for our own turn is not the node's silence
+                            await self._upload.take(len(piece))
                         deadline.reschedule(loop.time() + STALL_S)
                         yield piece
 
-                small = size <= WHOLE_BODY_BYTES_MAX and not callable(body)
+                small = size <= WHOLE_BODY_BYTES_MAX and not callable(body) and self._upload is None
                 response = await self._open().put(
                     url,
                     data=bytes(body) if small and not callable(body) else slices(),
@@ -446,14 +453,16 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-async def _sliced(body: Buffer | Callable[[], AsyncIterable[Buffer]]) -> AsyncIterator[Buffer]:
+async def _sliced(
+    body: Buffer | Callable[[], AsyncIterable[Buffer]], slice_bytes: int = SLICE_BYTES
+) -> AsyncIterator[Buffer]:
     if callable(body):
         async for piece in body():
             yield piece
         return
     view = memoryview(body)
-    for start in range(0, len(view), SLICE_BYTES):
-        yield view[start : start + SLICE_BYTES]
+    for start in range(0, len(view), slice_bytes):
+        yield view[start : start + slice_bytes]
 
 
 def _remote_body(response: aiohttp.ClientResponse, range_: Span | None) -> RemoteBody:
