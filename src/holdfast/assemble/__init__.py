@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from holdfast.assemble.nodes import node_facts as node_facts
     from holdfast.assemble.nodes import reserve_bytes as reserve_bytes
     from holdfast.assemble.servers import Running as Running
+    from holdfast.assemble.stores import check_store as check_store
+    from holdfast.assemble.stores import copy_store as copy_store
+    from holdfast.assemble.stores import make_store as make_store
+    from holdfast.assemble.stores import scale_store as scale_store
     from holdfast.assemble.surroundings import free_ports as free_ports
     from holdfast.assemble.surroundings import space as space
     from holdfast.assemble.surroundings import time_syncs as time_syncs
@@ -62,6 +66,10 @@ _HOME = {
     "reserve_bytes": "nodes",
     "init_coordinator": "coordinators",
     "make_coordinator": "coordinators",
+    "check_store": "stores",
+    "copy_store": "stores",
+    "make_store": "stores",
+    "scale_store": "stores",
     "free_ports": "surroundings",
     "space": "surroundings",
     "time_syncs": "surroundings",
@@ -77,6 +85,8 @@ __all__ = [
     "Running",
     "change_passphrase",
     "check_key",
+    "check_store",
+    "copy_store",
     "free_ports",
     "has_keys",
     "home_path",
@@ -87,11 +97,13 @@ __all__ = [
     "key_facts",
     "make_coordinator",
     "make_node",
+    "make_store",
     "node_facts",
     "open_network",
     "open_vault",
     "recovery_words",
     "reserve_bytes",
+    "scale_store",
     "space",
     "time_syncs",
 ]

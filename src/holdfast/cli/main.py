@@ -34,6 +34,7 @@ VERBS = {
     "policy": ("holdfast.cli.policy", "How many machines may die."),
     "coordinator": ("holdfast.cli.coordinator", "Make or run a coordinator."),
     "node": ("holdfast.cli.node", "Make or run a node."),
+    "store": ("holdfast.cli.store", "Make, check, copy or scale a store by its URL."),
     "doctor": ("holdfast.cli.doctor", "Check this machine and say what to do."),
     "config": ("holdfast.cli.config", "Show the settings and where they come from."),
     "version": ("holdfast.cli.version", "Which holdfast this is."),

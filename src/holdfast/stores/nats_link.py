@@ -39,6 +39,7 @@ PENDING_BYTES_MAX = 4 << 20
 NO_MESSAGE = 10037
 NO_STREAM = 10059
 WRONG_SEQUENCE = 10071
+_NO_LEADER = frozenset({10006, 10009, 10041})  # they come with the code 500, as do lasting ones
 _FULL = frozenset({10002, 10023, 10028, 10047})
 _FULL_WORDS = ("maximum bytes", "maximum messages", "resource limits", "insufficient", "storage exceeded")
 
@@ -55,7 +56,7 @@ class Refused(Exception):
     @property
     def passes(self) -> bool:
         """May the same request succeed soon: no leader yet, too many requests, a server going down?"""
-        return self.code in (408, 429, 500, 503) and not self.full
+        return (self.code in (408, 429, 503) or self.error_code in _NO_LEADER) and not self.full
 
     @property
     def full(self) -> bool:

@@ -50,6 +50,27 @@ async def open_store(url: StoreUrl, seams: Seams) -> Store:
     return await _engine(url).open(url, seams)
 
 
+async def scale_store(url: StoreUrl, replicas: int, seams: Seams, show: Callable[[int, int], None]) -> None:
+    """Changes how many copies the servers of a nats store keep, and waits until all are complete.
+
+    ``show`` is told how many are complete, of how many. UsageError for stores that have no replicas of their own.
+    """
+    if url.scheme != "nats":
+        raise UsageError(f"{url} has no replicas of its own; only nats stores have")
+    with _extra("nats"):
+        from holdfast.stores.nats import NatsStore
+        from holdfast.stores.nats_access import NatsAccess
+
+    await NatsStore.scale(
+        url,
+        replicas,
+        access=NatsAccess.from_environment(seams.environment),
+        clock=seams.clock,
+        randomness=seams.randomness,
+        seen=lambda state: show(state.current, replicas),
+    )
+
+
 async def _init_disk(url: StoreUrl, seams: Seams) -> str:
     from holdfast.stores.disk import DiskStore
 
