@@ -324,4 +324,4 @@ class House:
 
     def blob_path(self, digest: Digest) -> Path:
         text = str(digest)
-        return self.path / "objects" / text[:2] / text[2:4] / text
+        return self.path / "objects" / text[:2] / text

@@ -38,7 +38,7 @@ async def opened(path: Path, *, clean: bool = True) -> AsyncIterator[Ledger]:
 async def test_rows_survive(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
         first = await ledger.record(DIGESTS[0], 10, VAULT.id)
-        second = await ledger.record(DIGESTS[1], 20, None, "cache")
+        second = await ledger.record(DIGESTS[1], 20, None, "unknown")
         removed = await ledger.remove(DIGESTS[0], trashed=5.5)
         assert removed is not None
         assert first < second < removed.sequence
@@ -47,7 +47,7 @@ async def test_rows_survive(tmp_path: Path) -> None:
         assert gone is not None
         assert (gone.here, gone.trashed, gone.vault, gone.size) == (False, 5, VAULT.id, 10)
         assert kept is not None
-        assert (kept.here, kept.kept, kept.sequence) == (True, "cache", second)
+        assert (kept.here, kept.kept, kept.sequence) == (True, "unknown", second)
         assert ledger.roots.root == Roots([DIGESTS[1]]).root
         assert (ledger.held_bytes, ledger.sequence) == (20, removed.sequence)
     assert (tmp_path / "ledger.db").stat().st_mode & 0o777 == 0o600

@@ -157,7 +157,7 @@ class Member:
 
     async def settle(self) -> None:
         """Returns once nothing is being pulled or kept."""
-        while self.puller.under_way:
+        while self.puller.under_way:  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(0.01)
 
     async def give(self, data: bytes) -> Digest:

@@ -13,6 +13,7 @@ from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
+from holdfast.node.exchange_setup import make_exchange
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.ledger import Ledger
@@ -20,10 +21,14 @@ from holdfast.node.membership import Membership
 from holdfast.node.permits import Permits
 from holdfast.node.quota import TrashPace
 from holdfast.node.reconcile import Reconciler
+from holdfast.node.scrub import Scrub
 from holdfast.node.settings import NodeSettings
 from holdfast.node.store import NodeStore
 from holdfast.node.tasks import TaskRunner
 from holdfast.node.tasks_pace import CopyPace
+from holdfast.node.trash import TrashPurge
+from holdfast.peers.origin import Origin
+from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -34,6 +39,8 @@ from holdfast.worker import Progress, Worker
 
 HEARTBEAT_RETRY_S = 2.0
 TASK_RETRY_S = 10.0
+SCRUB_FIRST_S = 60.0
+PURGE_S = 600.0
 
 _log = logs.get_logger(__name__)
 
@@ -55,6 +62,8 @@ class Node:
         slow_clock: SlowClock,
         randomness: Randomness,
         pool: Pool,
+        peers: PeersSettings | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """``slow_clock`` has been started and is the store's trash clock, too.
 
@@ -112,6 +121,25 @@ class Node:
             "slow clock", self._save_clock, clock=clock, randomness=randomness, interval_s=settings.clock_save_s
         )
         self._trash_pace = TrashPace()
+        self.scrub = Scrub(
+            self.keeper,
+            directory.path,
+            files=directory.files,
+            pool=pool,
+            clock=clock,
+            slow_time=lambda: slow_clock.read(clock),
+            busy=lambda: self.service.in_flight,
+            interval=self._set_scrub_interval,
+            period_s=settings.scrub_period_s,
+        )
+        purge = TrashPurge(store, slow_time=lambda: slow_clock.read(clock), keep_s=settings.trash_s)
+        self._scrub_worker = Worker(
+            "scrub", self.scrub.unit, clock=clock, randomness=randomness, interval_s=SCRUB_FIRST_S, throttle_s=10.0
+        )
+        self._upkeep = [
+            self._scrub_worker,
+            Worker("trash", purge.unit, clock=clock, randomness=randomness, interval_s=PURGE_S),
+        ]
         self.tasks = TaskRunner(
             identity=self.identity,
             store_id=self._store_id,
@@ -127,13 +155,29 @@ class Node:
         self._task_worker = Worker(
             "tasks", self.tasks.unit, clock=clock, randomness=randomness, interval_s=1.0, throttle_s=TASK_RETRY_S
         )
+        self.exchange = make_exchange(
+            directory,
+            service=self.service,
+            keeper=self.keeper,
+            permits=self.permits,
+            membership=membership,
+            http=http,
+            settings=peers or PeersSettings(),
+            origin=origin,
+            open_read=settings.open_read,
+            url=lambda: self.url,
+            clock=clock,
+            randomness=randomness,
+            pool=pool,
+        )
         self._add_routes()
         self._stopped = False
 
     @property
     def workers(self) -> list[Worker]:
         """Everything this node does by itself."""
-        return [self._heart_worker, self._reconcile_worker, self._clock_worker, self._task_worker]
+        own = [self._heart_worker, self._reconcile_worker, self._clock_worker, self._task_worker, *self._upkeep]
+        return [*own, *self.exchange.workers]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves, then tells the coordinator; Unavailable if the address cannot be had. ``port`` 0 takes a free one.
@@ -149,8 +193,12 @@ class Node:
         else:
             self._reconcile_worker.start()
         self._clock_worker.start()
-        self._task_worker.start()
-        self._heart_worker.start()
+        for worker in self._upkeep:
+            worker.start()
+        if not self.membership.is_alone:
+            self._task_worker.start()
+            self._heart_worker.start()
+        await self.exchange.start()
         _log.info("node_started", name=self._directory.record.name, url=self.url, blobs=self.ledger.roots.count)
         return listener
 
@@ -165,7 +213,9 @@ class Node:
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
-        await self.heart.leave()
+        await self.exchange.stop()
+        if not self.membership.is_alone:
+            await self.heart.leave()
         await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
         await self._save_clock()
         await self._pool.run(self.membership.save)
@@ -224,6 +274,7 @@ class Node:
             clock=self._clock,
             now=self._http.time,
             pace=self._trash_pace,
+            exchange=self.exchange.exchange,
         )
         self.service.add(routes.BLOB_PUT, blobs.put)
         self.service.add(routes.BLOB_GET, blobs.get)
@@ -246,6 +297,9 @@ class Node:
 
     def _wake_heart(self) -> None:
         self._heart_worker.wake()
+
+    def _set_scrub_interval(self, seconds: float) -> None:
+        self._scrub_worker.interval_s = seconds
 
     def _set_interval(self, seconds: float) -> None:
         self._heart_worker.interval_s = seconds

@@ -15,14 +15,15 @@ from holdfast.auth.signing import content_digest
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
 from holdfast.clock import Clock
 from holdfast.errors import Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
+from holdfast.node.exchange import Exchange
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import Entry
+from holdfast.node.ledger import SHARED, Entry
 from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
-from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, parse_range
+from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, StreamReply, parse_range
 
 MEMORY_BYTES_MAX = 64 << 10
 """Answers up to this are read into memory; larger ones go from the file to the socket."""
@@ -42,7 +43,9 @@ class BlobRoutes:
         clock: Clock,
         now: Callable[[], float],
         pace: TrashPace,
+        exchange: Exchange,
     ) -> None:
+        self._exchange = exchange
         self._identity = identity
         self._store_id = store_id
         self._keeper = keeper
@@ -61,6 +64,8 @@ class BlobRoutes:
         """
         digest, caller, size = _digest(call), _caller(call), call.size
         assert size is not None, "the server refuses a put without its length"
+        if call.grant is None:
+            return await self._put_shared(call, digest, size)
         if size > self._settings.blob_bytes_max:
             raise TooLarge(f"this node takes blobs of at most {self._settings.blob_bytes_max} bytes")
         grant = self._permits.put(call.grant, caller)
@@ -70,6 +75,7 @@ class BlobRoutes:
         charged = size
         if size > self._budgets.left(call.grant, grant.budget) and await self._keeper.holds(digest, grant.vault):
             charged = 0  # tried again after a lost answer: nothing more is kept
+        await self._exchange.cache.yield_space(charged)
         with self._budgets.reserved(call.grant, grant.budget, grant.expires, charged, self._now()) as hold:
             sequence, new = await self._keeper.put(digest, size, grant.vault, _pieces(call.body()))
             hold.spent = new
@@ -86,9 +92,30 @@ class BlobRoutes:
         )
         return sign(receipt, self._identity)
 
-    async def get(self, call: Call, message: None) -> BytesReply | FileReply:
-        """A blob or one range of it. Small ones are hashed before they are sent, large ones checked by the reader."""
-        entry = await self._readable(call)
+    async def _put_shared(self, call: Call, digest: Digest, size: int) -> Reply:
+        """A blob for a manifest, by somebody in authorized_keys."""
+        if self._settings.read_only:
+            self._exchange.trust.require_write(call)
+            raise StorePoisoned("this node is read-only, as its operator wishes")
+        new = await self._exchange.put(call, digest, size, _pieces(call.body()))
+        entry = await self._keeper.ledger.find(digest)
+        sequence = 0 if entry is None else entry.sequence
+        return Reply(m.BlobStored(receipt=self._receipt(digest, size, sequence)), 201 if new else 200)
+
+    async def get(self, call: Call, message: None) -> BytesReply | FileReply | StreamReply:
+        """A blob or one range of it. Small ones are hashed before they are sent, large ones checked by the reader.
+
+        What is not here is looked for at peers and the origin, if the caller may have that done.
+        """
+        reader, entry = await self._found(call)
+        if entry is None:
+            return await self._exchange.pulled(call, _digest(call), reader)
+        reply = await self._local(call, entry)
+        start, stop = reply.range_ or (0, reply.total)
+        self._exchange.served(call, entry, stop - start)
+        return reply
+
+    async def _local(self, call: Call, entry: Entry) -> BytesReply | FileReply:
         digest, size = entry.digest, entry.size
         range_ = parse_range(call.headers.get("range"), size)
         headers = {"repr-digest": content_digest(digest)}
@@ -139,7 +166,7 @@ class BlobRoutes:
 
     async def has(self, call: Call, message: m.HasRequest) -> m.HasAnswer:
         """Which of these the caller could read here; of others' blobs it says no."""
-        reader = self._permits.reader(call.grant, _caller(call))
+        reader = self._exchange.trust.reader(call)
         found = await self._keeper.find_all(message.digests)
         return m.HasAnswer(bitmap=m.bitmap([_allows(reader, found.get(digest)) for digest in message.digests]))
 
@@ -160,7 +187,11 @@ class BlobRoutes:
         return m.InventoryPage(
             entries=[
                 m.InventoryEntry(
-                    sequence=row.sequence, digest=row.digest, size=row.size, vault=row.vault, here=row.here
+                    sequence=row.sequence,
+                    digest=row.digest,
+                    size=row.size,
+                    vault=row.vault,
+                    here=row.here and row.kept not in SHARED,  # what no vault owns is not the coordinator's
                 )
                 for row in rows
             ],
@@ -170,12 +201,17 @@ class BlobRoutes:
             prefixes=ledger.roots.prefixes() if message.prefix is None and message.after == 0 else b"",
         )
 
-    async def _readable(self, call: Call) -> Entry:
+    async def _found(self, call: Call) -> tuple[Reader, Entry | None]:
+        """What the caller may read, and the blob's row if it is here and among that."""
         digest = _digest(call)
-        reader = self._permits.reader(call.grant, _caller(call))
+        reader = self._exchange.trust.reader(call)
         entry = await self._keeper.find(digest)
-        if entry is None or not reader.allows(entry):
-            raise NotFound(f"{digest} is not here, or not yours to read")
+        return reader, entry if entry is not None and reader.allows(entry) else None
+
+    async def _readable(self, call: Call) -> Entry:
+        _, entry = await self._found(call)
+        if entry is None:
+            raise NotFound(f"{_digest(call)} is not here, or not yours to read")
         return entry
 
 

@@ -16,7 +16,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
-from holdfast.node.ledger import Entry, Ledger
+from holdfast.node.ledger import SHARED, Entry, Kept, Ledger
 from holdfast.node.store import NodeStore
 from holdfast.stores.disk import Verdict
 from holdfast.stores.protocol import Range, get_bytes
@@ -71,6 +71,48 @@ class Keeper:
                 raise Unavailable("this blob was removed while it was being put; send it again")
             sequence = await self.ledger.record(digest, size, vault)
         return sequence, stored.new
+
+    async def put_shared(self, digest: Digest, size: int, body: AsyncIterable[Buffer], kept: Kept) -> bool:
+        """Keeps a blob for a manifest or in the cache; True if it is new. What ``Store.put`` raises."""
+        assert kept in SHARED, "a vault's packs come by grants"
+        removals = self._removals
+        stored = await self.store.put(digest, size, body)
+        async with self._alone(digest):
+            if self._removals != removals and (await self.store.stat([digest]))[0] is None:
+                raise Unavailable("this blob was removed while it was being put; send it again")
+            await self.ledger.record(digest, size, None, kept)
+        return stored.new
+
+    async def hold(self, digest: Digest) -> int | None:
+        """A manifest names it: it stays from now on. Its size, None if it is not here."""
+        entry = await self.find(digest)
+        if entry is None:
+            return None
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is None or not entry.here:
+                return None
+            if entry.kept in ("cache", "unknown"):
+                await self.ledger.record(digest, entry.size, None, "manifest")
+            return entry.size
+
+    async def release(self, digest: Digest) -> None:
+        """No manifest names it any more: it may go when the cache needs room."""
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is not None and entry.here and entry.kept == "manifest":
+                await self.ledger.release(digest, entry.size)
+
+    async def evict(self, digest: Digest) -> int:
+        """Gives up a blob of the cache for good; the bytes freed, 0 if it is not in the cache any more."""
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is None or not entry.here or entry.kept != "cache":
+                return 0
+            self._removals += 1
+            await self.ledger.remove(digest)
+            await self.store.discard([digest])
+            return entry.size
 
     async def find(self, digest: Digest) -> Entry | None:
         """The row of a blob that is here, else None."""

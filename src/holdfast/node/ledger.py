@@ -31,6 +31,11 @@ from holdfast.pool import Pool
 Kept: TypeAlias = Literal["vault", "manifest", "cache", "reflog", "unknown"]
 """Why a blob is kept. ``unknown``: found in the store without a row and no pack; kept until somebody says why."""
 
+SHARED: frozenset[Kept] = frozenset({"manifest", "cache"})
+"""Kept for the exchange between nodes: no vault owns them, so they are in no inventory and under no root."""
+_WORTH: dict[Kept, int] = {"unknown": 0, "cache": 1, "manifest": 2, "reflog": 3, "vault": 3}
+"""A blob that is kept for two reasons is kept for the weightier one."""
+
 SCHEMA_VERSION = 1
 SEQUENCE_BLOCK = 1 << 20
 CACHE_ENTRIES_MAX = 32_768
@@ -50,6 +55,9 @@ CREATE TABLE blobs (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX blobs_by_sequence ON blobs (sequence);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+"""
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS blobs_shared ON blobs (kept, sequence) WHERE here = 1 AND kept IN ('manifest', 'cache');
 """
 _COLUMNS = "digest, sequence, size, kept, vault, here, trashed, scrubbed"
 _FULL = (apsw.FullError,)
@@ -84,6 +92,7 @@ class _Change(NamedTuple):
     here: bool | None
     moment: int | None
     done: asyncio.Future[Entry | None]
+    release: bool = False
 
 
 class Ledger:
@@ -104,6 +113,8 @@ class Ledger:
         """The highest sequence in a durable row."""
         self.held_bytes = 0
         """Bytes of the blobs that are here."""
+        self.shared: dict[Kept, tuple[int, int]] = {}
+        """How many blobs are here for manifests and in the cache, and their bytes."""
         self.clean = False
         """Whether the last stop was clean, so that store and ledger agree."""
         self.broken: str | None = None
@@ -141,6 +152,10 @@ class Ledger:
         assert entry is not None, "a recorded blob has a row"
         return entry.sequence
 
+    async def release(self, digest: Digest, size: int) -> None:
+        """No manifest names this blob any more: it is a part of the cache, unless a vault keeps it."""
+        await self._change(digest, size, "cache", None, True, None, release=True)
+
     async def remove(self, digest: Digest, *, trashed: float | None = None) -> Entry | None:
         """The blob is not here any more, or is about to go; its small row gets a new sequence. None if it has no row.
 
@@ -153,11 +168,19 @@ class Ledger:
         await self._change(digest, 0, "unknown", None, None, int(moment))
 
     async def _change(
-        self, digest: Digest, size: int, kept: Kept, vault: Id | None, here: bool | None, moment: int | None
+        self,
+        digest: Digest,
+        size: int,
+        kept: Kept,
+        vault: Id | None,
+        here: bool | None,
+        moment: int | None,
+        *,
+        release: bool = False,
     ) -> Entry | None:
         self._check()
         done: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Change(digest, size, kept, vault, here, moment, done))
+        self._waiting.append(_Change(digest, size, kept, vault, here, moment, done, release))
         if self._flush is None:
             self._flush = asyncio.get_running_loop().create_task(self._flush_all(), name="ledger")
         return await done
@@ -205,8 +228,11 @@ class Ledger:
             return _with(before, scrubbed=change.moment)
         if change.here:
             kept, vault = change.kept, change.vault
-            if before is not None and before.here and before.kept == "vault" and kept != "vault":
-                kept, vault = before.kept, before.vault  # what a vault keeps stays the vault's
+            if before is not None and before.here and _WORTH[before.kept] > _WORTH[kept]:
+                if not change.release or before.kept != "manifest":
+                    kept, vault = before.kept, before.vault  # above all, what a vault keeps stays the vault's
+            elif change.release:
+                return before
             return Entry(change.digest, self._take_sequence(), change.size, kept, vault, True)
         if before is None:
             return None
@@ -219,16 +245,25 @@ class Ledger:
         self._commits += 1
         for change, (before, after) in zip(group, written, strict=True):
             was, is_ = before is not None and before.here, after is not None and after.here
-            if was and not is_:
+            rooted, roots = was and not _is_shared(before), is_ and not _is_shared(after)
+            if rooted and not roots:
                 self.roots.remove(change.digest)
-            elif is_ and not was:
+            elif roots and not rooted:
                 self.roots.add(change.digest)
+            if before is not None and was and before.kept in SHARED:
+                self._tally(before.kept, -1, -before.size)
+            if after is not None and is_ and after.kept in SHARED:
+                self._tally(after.kept, 1, after.size)
             self.held_bytes += (after.size if after and is_ else 0) - (before.size if before and was else 0)
             if after is not None:
                 self.sequence = max(self.sequence, after.sequence)
                 self._remember(after)
             if not change.done.done():
                 change.done.set_result(after)
+
+    def _tally(self, kept: Kept, count: int, size: int) -> None:
+        blobs, stored = self.shared.get(kept, (0, 0))
+        self.shared[kept] = (blobs + count, stored + size)
 
     # -- questions
 
@@ -271,11 +306,20 @@ class Ledger:
         return await self._select("sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
 
     async def prefix(self, prefix: int, after: int, limit: int) -> list[Entry]:
-        """Blobs here whose digest begins with the byte ``prefix``, ascending by sequence, above sequence ``after``."""
+        """What is here for vaults under the first byte ``prefix``, ascending by sequence, above sequence ``after``."""
         low = bytes([prefix]) + bytes(DIGEST_BYTES - 1)
         high = bytes([prefix]) + b"\xff" * (DIGEST_BYTES - 1)
         return await self._select(
-            "digest BETWEEN ? AND ? AND here = 1 AND sequence > ? ORDER BY sequence LIMIT ?", (low, high, after, limit)
+            "digest BETWEEN ? AND ? AND here = 1 AND kept NOT IN ('manifest', 'cache') AND sequence > ? "
+            "ORDER BY sequence LIMIT ?",
+            (low, high, after, limit),
+        )
+
+    async def kept_for(self, kept: Kept, after: int, limit: int) -> list[Entry]:
+        """What is here for manifests, or in the cache: the oldest first, above sequence ``after``."""
+        return await self._select(
+            "kept = ? AND kept IN ('manifest', 'cache') AND here = 1 AND sequence > ? ORDER BY sequence LIMIT ?",
+            (kept, after, limit),
         )
 
     async def span(self, after: Digest | None, last: Digest | None) -> list[Entry]:
@@ -348,16 +392,21 @@ class Ledger:
             with connection:
                 if version == 0:
                     connection.execute(_SCHEMA + f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute(_INDEXES)
                 self.clean = _number(connection, "SELECT max(value) FROM facts WHERE name = 'clean'") == 1
                 connection.execute("INSERT OR REPLACE INTO facts VALUES ('clean', 0)")
-            for digest, size in connection.execute("SELECT digest, size FROM blobs WHERE here = 1"):
-                self.roots.add(Digest(_bytes(digest)))
+            for digest, size, kept in connection.execute("SELECT digest, size, kept FROM blobs WHERE here = 1"):
+                if kept in ("manifest", "cache"):
+                    self._tally(kept, 1, _int(size))
+                else:
+                    self.roots.add(Digest(_bytes(digest)))
                 self.held_bytes += _int(size)
             self.sequence = _number(connection, "SELECT max(sequence) FROM blobs")
         except (apsw.CorruptError, apsw.NotADBError) as error:
             _log.error("ledger_broken", path=str(self.path), error=str(error))
             self._writing.close()
             self.roots, self.held_bytes, self.sequence, self.clean = Roots(), 0, 0, False
+            self.shared = {}
             return False
         self._next = self.sequence + 1
         self._limit = 0
@@ -422,6 +471,10 @@ class Ledger:
         if isinstance(error, apsw.Error):
             return Unavailable(f"the ledger cannot be written now: {error}")
         return error
+
+
+def _is_shared(entry: Entry | None) -> bool:
+    return entry is not None and entry.kept in SHARED
 
 
 def _with(

@@ -89,6 +89,16 @@ class Membership:
         )
 
     @classmethod
+    def alone(cls, directory: Path, *, files: Files, me: Id) -> Membership:
+        """Of a node without a coordinator: it is its own, so no grant and no certificate counts but its own."""
+        settings = m.Settings(heartbeat_interval=30.0, offline_after=3, survive=0, floor=0)
+        return cls(directory / "network.json", files=files, coordinator=me, urls=[], settings=settings, epoch=(0, 0))
+
+    @property
+    def is_alone(self) -> bool:
+        return not self.urls
+
+    @classmethod
     def of(cls, directory: Path, *, files: Files, coordinator: Id, joined: m.Joined) -> Membership:
         """From the coordinator's answer to a join; not saved yet."""
         return cls(
@@ -128,7 +138,9 @@ class Membership:
         return self._saved != (self.epoch, self.settings, self.revocations)
 
     def save(self) -> None:
-        """Durably; BadConfig if the disk refuses."""
+        """Durably; BadConfig if the disk refuses. A node alone has nothing to save."""
+        if self.is_alone:
+            return
         kept = (self.epoch, self.settings, self.revocations)
         saved = _Saved(
             coordinator=self.coordinator,

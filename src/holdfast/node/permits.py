@@ -18,7 +18,7 @@ from holdfast.auth.identity import Id
 from holdfast.auth.signing import SKEW_S
 from holdfast.blob import Digest
 from holdfast.errors import BadRequest, Denied
-from holdfast.node.ledger import Entry
+from holdfast.node.ledger import SHARED, Entry
 from holdfast.node.membership import Membership
 
 OPENED_MAX = 4096
@@ -27,14 +27,19 @@ OPENED_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What one caller may read: everything, a vault's blobs, or some digests of a vault."""
+    """What one caller may read: everything, a vault's blobs, some digests of a vault, or what no vault owns.
+
+    ``pulls``: whether a blob that is not here is looked for: nowhere, at the origin, or at peers too.
+    """
 
     everything: bool = False
     vault: Id | None = None
     digests: frozenset[Digest] | None = None
+    shared: bool = False
+    pulls: Literal["no", "origin", "all"] = "no"
 
     def allows(self, entry: Entry) -> bool:
-        if self.everything:
+        if self.everything or (self.shared and entry.kept in SHARED):
             return True
         if self.vault is None or entry.vault != self.vault:
             return False

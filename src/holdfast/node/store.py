@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from holdfast.blob import Digest
@@ -27,6 +28,10 @@ class NodeStore(Store, Protocol):
 
     async def open_file(self, digest: Digest, size: int | None = None) -> OpenFile:
         """NotFound if it is not there; with ``size``, Corrupt if the file has another one."""
+        ...
+
+    async def discard(self, digests: Sequence[Digest]) -> None:
+        """As ``delete``, but for good: for what can be had again."""
         ...
 
     async def verify(self, digest: Digest) -> Verdict:

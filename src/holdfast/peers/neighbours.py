@@ -38,10 +38,14 @@ class Neighbours:
     ) -> None:
         self.directory = directory
         self.origin = origin
-        self._http = http
+        self.http = http
         self._finders = dict(finders)
         self._timeout_s = timeout_s
         self._sources: dict[Id, PeerSource] = {}
+
+    def add_finder(self, found: Finder, find: Find) -> None:
+        """Another way of finding peers."""
+        self._finders[found] = find
 
     # -- sources
 
@@ -54,13 +58,13 @@ class Neighbours:
         owner = None if own else self.directory.owner(digest)
         if owner is None:
             return (self.origin,)
-        return (OwnerSource(owner, http=self._http, directory=self.directory), self.origin)
+        return (OwnerSource(owner, http=self.http, directory=self.directory), self.origin)
 
     def source(self, peer: Peer) -> PeerSource:
         """The one source of a peer, so that questions to it go together."""
         found = self._sources.get(peer.id)
         if found is None or found.peer is not peer:
-            found = self._sources[peer.id] = PeerSource(peer, http=self._http, directory=self.directory)
+            found = self._sources[peer.id] = PeerSource(peer, http=self.http, directory=self.directory)
         return found
 
     async def holders(self, digest: Digest) -> list[Peer]:
@@ -95,7 +99,7 @@ class Neighbours:
         """Finds out who answers at an address of the list."""
         began = asyncio.get_running_loop().time()
         try:
-            health = await self._http.health(address.url, timeout_s=self._timeout_s)
+            health = await self.http.health(address.url, timeout_s=self._timeout_s)
         except HoldfastError:
             return
         peer = self.directory.meet("list", health.id, address.url, health.name)
@@ -105,7 +109,7 @@ class Neighbours:
     async def _check(self, peer: Peer) -> None:
         began = asyncio.get_running_loop().time()
         try:
-            health = await self._http.health(peer.url, timeout_s=self._timeout_s)
+            health = await self.http.health(peer.url, timeout_s=self._timeout_s)
         except HoldfastError as error:
             if peer.healthy:
                 self.directory.failed(peer, error.detail)

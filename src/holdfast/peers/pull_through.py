@@ -133,7 +133,7 @@ class Puller:
         NotFound if nobody has it, Unavailable or Corrupt if nobody could send it; a failure in the middle raises.
         """
         async with AsyncExitStack() as stack:
-            passage = await self._passage(digest, narrow, stack)
+            passage = await self.join(digest, stack, narrow=narrow)
             start, stop = (0, passage.size) if range_ is None else range_.within(passage.size)
             pieces = await stack.enter_async_context(passage.reading(start, stop))
             yield PulledBody(pieces, stop - start, passage.size)
@@ -146,7 +146,7 @@ class Puller:
         for left in range(FETCH_TRIES, 0, -1):
             async with AsyncExitStack() as stack:
                 try:
-                    passage = await self._passage(digest, False, stack)
+                    passage = await self.join(digest, stack)
                     pull = self._pulls.get(digest)
                     async with passage.reading() as pieces:
                         async for _ in pieces:
@@ -170,8 +170,11 @@ class Puller:
 
     # -- flights
 
-    async def _passage(self, digest: Digest, narrow: bool, stack: AsyncExitStack) -> Passage:
-        """One that can be read from its start, of a flight that is under way or begins now."""
+    async def join(self, digest: Digest, stack: AsyncExitStack, *, narrow: bool = False) -> Passage:
+        """A passage that can be read from its start, of a flight that is under way or begins now.
+
+        Whoever closes ``stack`` leaves it. As for ``open``.
+        """
         for attempt in (1, 2):
             self._check_nobody(digest)
             pull = self._pulls.get(digest)

@@ -204,6 +204,13 @@ class DiskChanges:
             for directory in dict.fromkeys(self._paths.directory(digest) for digest, _ in found):
                 self.commit.syncs.sync(directory)
 
+    def discard(self, wanted: Sequence[Digest]) -> None:
+        """Removes for good. By way of the trash, so that a crash leaves each blob either whole or gone."""
+        self.delete(wanted)
+        with self._moving, self.health.changing("removing from trash"):
+            for digest in wanted:
+                self.space.move(trash=-self.trash.drop(digest))
+
     def restore(self, digest: Digest) -> Info:
         """Back from trash, durably; a blob that is not in trash but in the store is fine."""
         self.health.check()

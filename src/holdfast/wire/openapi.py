@@ -11,6 +11,7 @@ import msgspec
 import holdfast
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
+from holdfast.wire import exchange_messages as x
 from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.routes import Route
@@ -24,8 +25,11 @@ _PATH_PARTS = {
     "tag": _TEXT_TYPES[Digest],
     "vault": _TEXT_TYPES[Id],
     "id": _TEXT_TYPES[Id],
+    "ref": {"type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,127}$"},
     "task": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 }
+_RAW: dict[type[Any], type[Any]] = {msgspec.Raw: x.ManifestDocument}
+"""What the JSON that is handed on as bytes looks like."""
 _BLOB = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _PROBLEM = {
     "description": "RFC 9457",
@@ -41,6 +45,7 @@ def _schema(kind: type[Any]) -> dict[str, Any]:
 
 def _components(table: tuple[Route[Any, Any], ...]) -> dict[str, Any]:
     kinds = {m.Problem} | {route.answer for route in table} | {route.request for route in table if route.request}
+    kinds = {_RAW.get(kind, kind) for kind in kinds}
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     _, components = msgspec.json.schema_components(
         ordered, schema_hook=_schema, ref_template="#/components/schemas/{name}"
@@ -67,12 +72,13 @@ def _operation(route: Route[Any, Any]) -> dict[str, Any]:
     if route.blob == "up":
         operation["requestBody"] = {"required": True, "content": _BLOB}
     elif route.request is not None and route.method in ("POST", "PUT"):
-        reference = {"$ref": f"#/components/schemas/{route.request.__name__}"}
+        reference = {"$ref": f"#/components/schemas/{_RAW.get(route.request, route.request).__name__}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-    answer = {"application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer.__name__}"}}}
+    kind = _RAW.get(route.answer, route.answer)
+    answer = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
     operation["responses"]["2XX"] = {"description": "done", "content": _BLOB if route.blob == "down" else answer}
     operation["responses"]["default"] = _PROBLEM
-    operation["security"] = [{"holdfast": []}] if route.signed else []
+    operation["security"] = ([{"holdfast": []}] if route.signed else []) + ([{}] if route.open else [])
     return operation
 
 

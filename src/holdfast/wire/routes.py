@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+import msgspec
+
+from holdfast.wire import exchange_messages as x
 from holdfast.wire import messages as m
 
 Q = TypeVar("Q")
@@ -19,7 +22,8 @@ class Route(Generic[Q, A]):
     """One method of one path. ``{name}`` parts of the path are single segments, never empty.
 
     ``request`` is the message in the body (POST, PUT) or in the query (GET), None for none. ``signed``: who asks must
-    sign. ``idempotent``: trying again after a lost answer has no second effect.
+    sign. ``idempotent``: trying again after a lost answer has no second effect. ``open``: may come unsigned, and the
+    handler decides. A ``msgspec.Raw`` is JSON that is handed on as the bytes it is; ``bytes_max``: of a request's body.
     """
 
     method: Literal["GET", "HEAD", "PUT", "POST", "DELETE"]
@@ -31,6 +35,8 @@ class Route(Generic[Q, A]):
     blob: Literal["no", "up", "down"] = "no"
     first_byte_s: float = 10.0
     """How long the client waits for the first byte of the answer."""
+    open: bool = False
+    bytes_max: int = m.JSON_BYTES_MAX
 
     @property
     def label(self) -> str:
@@ -77,8 +83,8 @@ TASK_COMPLETE = _coordinator("POST", "/v1/replication-tasks/{task}/complete", m.
 TASK_RENEW = _coordinator("POST", "/v1/replication-tasks/{task}/renew", m.TaskRenewal, m.Empty)
 TASK_FAIL = _coordinator("POST", "/v1/replication-tasks/{task}/fail", m.TaskFailure, m.Empty)
 
-BLOB_GET: Route[None, m.Empty] = Route("GET", "/v1/blobs/{digest}", None, m.Empty, blob="down")
-BLOB_HEAD: Route[None, m.Empty] = Route("HEAD", "/v1/blobs/{digest}", None, m.Empty, blob="down")
+BLOB_GET: Route[None, m.Empty] = Route("GET", "/v1/blobs/{digest}", None, m.Empty, blob="down", open=True)
+BLOB_HEAD: Route[None, m.Empty] = Route("HEAD", "/v1/blobs/{digest}", None, m.Empty, blob="down", open=True)
 BLOB_PUT: Route[None, m.BlobStored] = Route("PUT", "/v1/blobs/{digest}", None, m.BlobStored, blob="up")
 BLOB_DELETE: Route[None, m.Empty] = Route("DELETE", "/v1/blobs/{digest}", None, m.Empty)
 BLOB_VERIFY: Route[None, m.Verified] = Route("POST", "/v1/blobs/{digest}/verify", None, m.Verified, first_byte_s=60.0)
@@ -86,11 +92,27 @@ HAS = Route("POST", "/v1/blobs/has", m.HasRequest, m.HasAnswer)
 INVENTORY = Route("GET", "/v1/inventory", m.InventoryQuery, m.InventoryPage)
 INFO: Route[None, m.NodeOverview] = Route("GET", "/v1/info", None, m.NodeOverview)
 
+MANIFESTS = Route("GET", "/v1/manifests", x.ManifestQuery, x.ManifestList, open=True)
+MANIFEST_GET = Route("GET", "/v1/manifests/{ref}", x.ManifestFrom, msgspec.Raw, open=True)
+MANIFEST_HEAD: Route[None, m.Empty] = Route("HEAD", "/v1/manifests/{ref}", None, m.Empty, open=True)
+MANIFEST_PUT = Route(
+    "PUT", "/v1/manifests/{ref}", msgspec.Raw, x.ManifestSaved, bytes_max=x.MANIFEST_BYTES_MAX, first_byte_s=120.0
+)
+MANIFEST_DELETE: Route[None, m.Empty] = Route("DELETE", "/v1/manifests/{ref}", None, m.Empty)
+PULL = Route("POST", "/v1/pulls", x.PullRequest, x.PullAnswer, first_byte_s=x.PULL_WAIT_S_MAX + 10.0)
+WHERE: Route[None, x.BlobPlaces] = Route("GET", "/v1/blobs/{digest}/where", None, x.BlobPlaces)
+PEERS: Route[None, x.PeerList] = Route("GET", "/v1/peers", None, x.PeerList)
+STATS: Route[None, x.ExchangeStats] = Route("GET", "/v1/stats", None, x.ExchangeStats)
+
+EXCHANGE_ROUTES = (
+    MANIFESTS, MANIFEST_GET, MANIFEST_HEAD, MANIFEST_PUT, MANIFEST_DELETE, PULL, WHERE, PEERS, STATS,
+)  # fmt: skip
+
 COORDINATOR_ROUTES = (
     HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REF_HISTORY,
     VAULT_PACKS, POLICY, POLICY_CHANGE, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE, NODE_MAINTENANCE, TASKS,
     TASK_COMPLETE, TASK_RENEW, TASK_FAIL,
 )  # fmt: skip
 NODE_ROUTES = (
-    HEALTH, BLOB_GET, BLOB_HEAD, BLOB_PUT, BLOB_DELETE, BLOB_VERIFY, HAS, INVENTORY, INFO,
+    HEALTH, BLOB_GET, BLOB_HEAD, BLOB_PUT, BLOB_DELETE, BLOB_VERIFY, HAS, INVENTORY, INFO, *EXCHANGE_ROUTES,
 )  # fmt: skip

@@ -77,6 +77,18 @@ class FileReply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """A blob of ``total`` bytes, or a range of it, sent as ``pieces`` come. If they fail the connection breaks off."""
+
+    pieces: AsyncIterator[Buffer]
+    total: int
+    range_: tuple[int, int] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    done: Callable[[], Awaitable[None]] | None = None
+    """Called at the end, however it came."""
+
+
 Handler: TypeAlias = Callable[["Call", Any], Awaitable[Any]]
 
 
@@ -220,7 +232,9 @@ class Service:
         self.add(routes.HEALTH, self._answer_health)
 
     def add(
-        self, route: Route[Q, A], handler: Callable[[Call, Q], Awaitable[A | Reply | BytesReply | FileReply]]
+        self,
+        route: Route[Q, A],
+        handler: Callable[[Call, Q], Awaitable[A | Reply | BytesReply | FileReply | StreamReply]],
     ) -> None:
         """Binds ``handler`` to ``route``; before ``start``."""
         self._table.add(route, handler)
@@ -292,7 +306,7 @@ class Service:
         headers = call.headers
         if "transfer-encoding" in headers:
             raise errors.LengthRequired("send a Content-Length; chunked bodies are not taken")
-        if route.signed:
+        if route.signed and not (route.open and "signature" not in headers):
             target = f"{self._scheme}://{headers.get('host', '')}{call._request._message.path}"
             call.caller = signing.verify_request(call._request.method, target, headers, self._identity.id, self._time())
         if route.blob == "up":
@@ -303,7 +317,7 @@ class Service:
             return await handler(call, None)
         message = None
         if route.request is not None and route.method in ("POST", "PUT"):
-            message = m.decode(await self._read_json(call, route.signed), route.request)
+            message = m.decode(await self._read_json(call, route), route.request)
         elif call.size:
             raise errors.BadRequest("this route takes no body")
         elif route.request is not None:
@@ -312,16 +326,17 @@ class Service:
             raise errors.BadRequest("this route takes no query")
         return await handler(call, message)
 
-    async def _read_json(self, call: Call, signed: bool) -> bytes:
+    async def _read_json(self, call: Call, route: Route[Any, Any]) -> bytes:
         if call.size is None:
             raise errors.LengthRequired("send a Content-Length")
-        if call.size > self._json_bytes_max:
-            raise errors.TooLarge(f"a message has at most {self._json_bytes_max} bytes")
+        limit = self._json_bytes_max if route.bytes_max == m.JSON_BYTES_MAX else route.bytes_max
+        if call.size > limit:
+            raise errors.TooLarge(f"a message has at most {limit} bytes")
         body = bytearray()
         async for piece in call.body():
             body += piece
         data = bytes(body)
-        if signed and call.headers.get("content-digest") != signing.body_digest(data):
+        if route.signed and call.headers.get("content-digest") != signing.body_digest(data):
             raise errors.Unauthorized("Content-Digest is missing or is not the body's")
         return data
 
@@ -330,6 +345,8 @@ class Service:
     ) -> web.StreamResponse:
         if isinstance(reply, FileReply):
             return await self._send_file(request, reply)
+        if isinstance(reply, StreamReply):
+            return await self._send_stream(request, reply)
         if isinstance(reply, BytesReply):
             status, headers = _blob_headers(reply)
             response = web.Response(body=bytes(reply.data), status=status, headers=self._named(headers))
@@ -357,6 +374,25 @@ class Service:
             await asyncio.get_running_loop().sendfile(transport, reply.file, start, stop - start)
             await response.write_eof()
             return response
+
+    async def _send_stream(self, request: web.BaseRequest, reply: StreamReply) -> web.StreamResponse:
+        try:
+            status, headers = _blob_headers(reply)
+            response = web.StreamResponse(status=status, headers=self._named(headers))
+            await response.prepare(request)
+            try:
+                async for piece in reply.pieces:
+                    await response.write(piece)
+            except errors.HoldfastError as error:
+                _log.warning("stream_broken_off", role=self._role, path=request.path, reason=error.detail)
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError("the body could not be finished") from error
+            await response.write_eof()
+            return response
+        finally:
+            if reply.done is not None:
+                await reply.done()
 
     def _problem(self, error: Exception, signature: str | None, request: web.BaseRequest) -> web.StreamResponse:
         if not isinstance(error, errors.HoldfastError):
@@ -408,7 +444,7 @@ def _single_headers(request: web.BaseRequest) -> dict[str, str]:
     return headers
 
 
-def _blob_headers(reply: BytesReply | FileReply) -> tuple[int, dict[str, str]]:
+def _blob_headers(reply: BytesReply | FileReply | StreamReply) -> tuple[int, dict[str, str]]:
     headers = {**reply.headers, "content-type": "application/octet-stream", "accept-ranges": "bytes"}
     if reply.range_ is None:
         headers["content-length"] = str(reply.total)
