@@ -42,6 +42,7 @@ WRONG_FIELDS: dict[str, dict[str, Any]] = {
     "expired": {"expires": 1},
     "for too long": {"expires": 1 << 40},
     "a get grant": {"kind": "get"},
+    "a get grant with a budget": {"kind": "get", "budget": 1 << 20},
     "a delete grant": {"kind": "delete"},
     "no budget": {"budget": 0},
     "too small a budget": {"budget": 4095},

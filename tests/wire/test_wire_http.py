@@ -228,6 +228,7 @@ async def _raw(target: Target, request: bytes) -> bytes:
         (b"PUT /v1/blobs/zz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 401),
         (b"GET /v1/blobs/../info HTTP/1.1\r\nHost: a\r\n\r\n", 404),
         (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nHoldfast-Grant: aaaa\r\nHoldfast-Grant: bbbb\r\n\r\n", 400),
         (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nHoldfast-Grant: ===\r\n\r\n", 400),
         (b"NONSENSE\r\n\r\n", 400),
         (b"GET /v1/health HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
