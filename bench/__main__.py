@@ -15,6 +15,7 @@ from bench.report import Figure, machine, table, write
 _PARTS = {
     "limits": "what the machine can do: seal, hash, loopback, synced writes, the raw pipeline",
     "transfer": "put and get through the SDK beside the raw pipeline",
+    "buckets": "NATS buckets of one and three copies beside the bare calls",
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"

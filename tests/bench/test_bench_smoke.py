@@ -12,8 +12,9 @@ from bench.measure import MIB, Scale, alternate, parse_size, random_file
 from bench.raw_pipeline import RawNetwork, get_large, put_large
 from bench.report import Figure, at_most, ratio_at_least, table
 from cryptography.exceptions import InvalidTag
+from tests.stores.nats_servers import needs_nats
 
-from bench import costs, limits, transfer
+from bench import buckets, costs, limits, transfer
 
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100)
 
@@ -28,6 +29,14 @@ def test_limits_run(tmp_path: Path) -> None:
 def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
     figures = part.run(TINY, tmp_path)
     assert len({figure.name for figure in figures}) == len(figures)
+    assert all(figure.value > 0 for figure in figures)
+
+
+@needs_nats
+@pytest.mark.xdist_group("nats")
+def test_buckets_run(tmp_path: Path) -> None:
+    figures = buckets.run(TINY, tmp_path)
+    assert len(figures) == 6
     assert all(figure.value > 0 for figure in figures)
 
 
