@@ -85,6 +85,17 @@ async def test_trash_checks_again_that_nothing_holds_a_released_pack(hall: Hall)
     assert await hall.run(collect.trash) == []
 
 
+async def test_a_pack_that_another_name_keeps_is_not_released(hall: Hall) -> None:
+    owner = hall.owner
+    first = owner.write("a", [digest_of("a"), digest_of("b")])
+    await owner.commit([first], [owner.write("b", [digest_of("b")])], packs=[hall.pack("a"), hall.pack("b")])
+    assert await owner.states([owner.write("a", over=first.record, kind=RefKind.TOMBSTONE)]) == [["committed"]]
+    await days_pass(hall, 8)
+    await release(hall)
+    assert await state_of(hall, "a") is PackState.RELEASED
+    assert await state_of(hall, "b") is PackState.LIVE
+
+
 async def test_the_slow_clock_gains_at_most_a_day_over_a_restart(hall: Hall) -> None:
     before = hall.coordinator.state.slow_now()
     await hall.stop()
