@@ -112,14 +112,24 @@ class HttpDelivery:
         if found is Next.SHOW:
             return await self._shown(entry, access)
         if found is Next.COMPARE:
-            present = await self._present(url, access)
-            if answer.status == 409 and base and await self._is_base(base, present, url, access):
-                return Rejected("the target answered 409 though nothing changed there: does the directory exist?")
-            return await self._changed(entry, present, access)
+            return await self._refused(entry, base, answer.status, access)
         if isinstance(found, Delivered):
             return Delivered({"absent": True})
         assert not isinstance(found, Next), "both were handled"
         return found
+
+    async def _refused(self, entry: Entry, base: Mapping[str, Any], status: int, access: Mapping[str, str]) -> Outcome:
+        """409 or 412: the present state is read first."""
+        url = entry.payload["url"]
+        present = await self._present(url, access)
+        if not base or (status == 409 and await self._is_base(base, present, url, access)):
+            # nobody else's change was in the way: we asked for no state, or it is the very state that we asked for
+            if entry.payload["method"] == "PUT" and not present.absent:
+                present, same = await self._compare(entry, access)
+                if same:
+                    return Delivered(present.base(entry.digest))
+            return Rejected(f"the target answered {status} though nothing changed there: does the directory exist?")
+        return await self._changed(entry, present, access)
 
     # --- what the target shows ----------------------------------------------------------------------------------------
 
