@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
@@ -201,10 +202,11 @@ class HttpClient:
         elif route.method not in ("GET", "HEAD"):
             headers["content-length"] = "0"  # as aiohttp sends it, so it is signed, too
         url, signature = self._sign(target, route.method, where, headers, grant)
+        data = io.BytesIO(body) if body is not None and len(body) > WHOLE_BODY_BYTES_MAX else body
         with _network_errors(target.url):
             async with asyncio.timeout(first_byte_s or route.first_byte_s):
                 response = await self._open().request(
-                    route.method, url, data=body, headers=headers, allow_redirects=False
+                    route.method, url, data=data, headers=headers, allow_redirects=False
                 )
             async with response:
                 return await self._checked(response, target, signature)
