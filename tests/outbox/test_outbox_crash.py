@@ -13,6 +13,7 @@ import random
 import sys
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from tests.outbox import crash_child
 from tests.outbox.upstream import Upstream, lost, reset
@@ -39,6 +40,7 @@ async def killed(child: asyncio.subprocess.Process) -> list[str]:
     return [line for line in out.decode().splitlines(keepends=True) if line.endswith("\n")]
 
 
+@pytest.mark.timeout(120 + 4 * ROUNDS)
 async def test_kill_9_during_enqueue_and_delivery(tmp_path: Path) -> None:
     chance = random.Random(20261121)
     directory = tmp_path / "outbox"

@@ -20,11 +20,12 @@ from holdfast.errors import BadRequest, Corrupt, HoldfastError, NotFound, Unavai
 from holdfast.files import Files
 from holdfast.outbox.alive import Alive, boot_id
 from holdfast.outbox.bodies import Bodies, StoredBody, stored_size
-from holdfast.outbox.entry import DeliveryClass, Entry, NewEntry, OpenBody, State, Theirs
+from holdfast.outbox.entry import DeliveryClass, Entry, NewEntry, State
 from holdfast.outbox.next_step import PARKED, Change, Lane, LaneView, Settled
 from holdfast.outbox.outcomes import Conflicted, Delivered, Outcome
 from holdfast.outbox.queue_file import QueueFile
-from holdfast.outbox.queue_rows import Fresh, PackRow, Row, Total, clear, pack_name, theirs_name
+from holdfast.outbox.queue_rows import Fresh, PackRow, Row, Total, pack_name, theirs_name
+from holdfast.outbox.records import Records
 from holdfast.outbox.sealing import ENTRY_ID_BYTES
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.outbox.space import Space
@@ -69,6 +70,7 @@ class Queue:
         self._health = DiskHealth(str(directory))
         self._space = Space(directory, total_max=settings.total_bytes_max, files=files, pool=pool)
         self._bodies = Bodies(directory / "bodies", files=files, pool=pool, health=self._health, space=self._space)
+        self._records = Records(file, file.seals, self._bodies, self._ask)
         self._alive = Alive(directory / "alive", files, randomness)
         self._boot = boot_id(files, randomness)
         self._process: bytes | None = None
@@ -217,15 +219,14 @@ class Queue:
         self, new: NewEntry, delivery_class: DeliveryClass, id_: bytes, stored: StoredBody | None, process: bytes
     ) -> int:
         size = 0 if stored is None else stored.size
-        record = {
-            "purpose": new.purpose,
-            "keys": list(new.keys),
-            "target": new.target,
-            "created": self._clock.now(),
-            "payload": dict(new.payload),
-            "digest": None if stored is None else bytes(stored.digest),
-        }
-        sealed = self._seals.seal(id_, "record", record, clear(new.kind, delivery_class, size))
+        sealed = self._records.sealed_record(
+            id_,
+            new,
+            delivery_class=delivery_class,
+            size=size,
+            created=self._clock.now(),
+            digest=None if stored is None else stored.digest,
+        )
         if len(sealed) > PAYLOAD_BYTES_MAX:
             raise BadRequest(f"an entry of the outbox without its body has at most {PAYLOAD_BYTES_MAX} bytes")
         fresh = Fresh(
@@ -327,7 +328,7 @@ class Queue:
             entries, damaged = [], []
             for row, inline in write():
                 try:
-                    entries.append(self._entry(row, inline))
+                    entries.append(self._records.entry(row, inline))
                 except Corrupt:
                     damaged.append(row.sequence)
             return entries, damaged
@@ -382,7 +383,7 @@ class Queue:
                 return None
             row = file.row(entry.sequence)
             names: list[str] = []
-            notes = self._notes(row)
+            notes = self._records.notes(row)
             notes["reason"] = reason
             if settled.change is Change.REMOVE:
                 left = outcome.left if isinstance(outcome, Delivered) else None
@@ -396,7 +397,7 @@ class Queue:
                     next_try=self._clock.now() + settled.delay_s,
                     reached=settled.reached,
                     patient=settled.patient,
-                    progress=self._sealed_notes(row, notes),
+                    progress=self._records.sealed_notes(row, notes),
                 )
             else:
                 if isinstance(outcome, Conflicted):
@@ -413,7 +414,7 @@ class Queue:
                     PARKED[settled.change],
                     tried=True,
                     reached=settled.reached,
-                    progress=self._sealed_notes(row, notes),
+                    progress=self._records.sealed_notes(row, notes),
                     theirs=0 if theirs is None else stored_size(theirs.size),
                     process=process,
                 )
@@ -451,10 +452,10 @@ class Queue:
         for next_ in self._file.successors(row.sequence):
             if next_.kind != row.kind:
                 continue
-            notes = self._notes(next_)
+            notes = self._records.notes(next_)
             if replace or "left" not in notes:
                 notes["left"] = left
-                self._file.set_progress(next_.sequence, self._sealed_notes(next_, notes))
+                self._file.set_progress(next_.sequence, self._records.sealed_notes(next_, notes))
 
     def _remember(self, entry: Entry, left: Any) -> None:
         """For entries that come later and do not know yet what this one has left."""
@@ -474,7 +475,7 @@ class Queue:
         except Corrupt:
             return
         if note["kind"] == new.kind and note["base"] and note["base"] == new.payload["base"]:
-            notes = self._sealed_notes(self._file.row(sequence), {"left": note["left"]})
+            notes = self._records.sealed_notes(self._file.row(sequence), {"left": note["left"]})
             self._file.set_progress(sequence, notes)
 
     # --- a person's wishes --------------------------------------------------------------------------------------------
@@ -486,11 +487,11 @@ class Queue:
             row = self._free_row(sequence)
             if row.state == State.CONFLICT:
                 raise BadRequest(f"entry {sequence} is a conflict: resolve it, keeping mine, theirs or both")
-            entry = self._entry(row)  # Corrupt for a damaged one
+            entry = self._records.entry(row)  # Corrupt for a damaged one
             self._file.set_waiting(sequence)
             if row.state not in (State.WAITING, State.DEFERRED):
                 self._file.re_enter(sequence, [self._seals.tag("key", key) for key in entry.keys])
-            return self._entry(self._file.row(sequence))
+            return self._records.entry(self._file.row(sequence))
 
         return await self._write(write)
 
@@ -499,7 +500,7 @@ class Queue:
 
         def write() -> list[str]:
             row = self._free_row(sequence)
-            self._hand_on(row, self._notes(row).get("left"), replace=False)
+            self._hand_on(row, self._records.notes(row).get("left"), replace=False)
             names = self._file.remove(sequence)
             self._count()
             return names
@@ -512,10 +513,10 @@ class Queue:
         def write() -> tuple[Entry, list[str]]:
             row = self._conflict(sequence)
             names = self._file.drop_theirs(sequence)
-            self._file.set_progress(sequence, self._sealed_notes(row, {"left": left}))
+            self._file.set_progress(sequence, self._records.sealed_notes(row, {"left": left}))
             self._file.set_waiting(sequence)
             self._count()
-            return self._entry(self._file.row(sequence)), names
+            return self._records.entry(self._file.row(sequence)), names
 
         entry, names = await self._write(write)
         await self._bodies.remove(names)
@@ -527,25 +528,24 @@ class Queue:
 
         def write() -> tuple[Entry, list[str]]:
             row = self._conflict(sequence)
-            entry = self._entry(row)
+            entry = self._records.entry(row)
             if new.kind != row.kind or delivery_class != row.delivery_class or new.needs != entry.needs:
                 raise BadRequest("a conflict keeps its kind, class and packs when it gets another name")
-            record = {
-                "purpose": new.purpose,
-                "keys": list(new.keys),
-                "target": new.target,
-                "created": entry.created,
-                "payload": dict(new.payload),
-                "digest": None if entry.digest is None else bytes(entry.digest),
-            }
             names = self._file.drop_theirs(sequence)
-            sealed = self._seals.seal(row.id, "record", record, row.clear())
+            sealed = self._records.sealed_record(
+                row.id,
+                new,
+                delivery_class=delivery_class,
+                size=row.size,
+                created=entry.created,
+                digest=entry.digest,
+            )
             self._file.set_record(sequence, sealed, self._seals.tag("target", new.target))
             self._file.set_progress(sequence, None)
             self._file.set_waiting(sequence)
             self._file.re_enter(sequence, [self._seals.tag("key", key) for key in new.keys])
             self._count()
-            return self._entry(self._file.row(sequence)), names
+            return self._records.entry(self._file.row(sequence)), names
 
         entry, names = await self._write(write)
         await self._bodies.remove(names)
@@ -569,20 +569,20 @@ class Queue:
         """Entries above sequence ``after``, ascending, at most ``limit``; damaged ones without what was sealed."""
 
         def read() -> list[Entry]:
-            return [self._entry_or_damaged(row) for row in self._file.page(after, limit, states)]
+            return [self._records.entry_or_damaged(row) for row in self._file.page(after, limit, states)]
 
         return await self._ask(read)
 
     async def find(self, sequence: int) -> Entry:
         """NotFound if there is none."""
-        return await self._ask(lambda: self._entry_or_damaged(self._file.row(sequence)))
+        return await self._ask(lambda: self._records.entry_or_damaged(self._file.row(sequence)))
 
     async def of_key(self, key: str) -> list[Entry]:
         """What waits for a key, in order; conflicts with it. The last one is what the key will hold."""
 
         def read() -> list[Entry]:
             rows = self._file.of_key(self._seals.tag("key", key))
-            return [self._entry_or_damaged(row) for row in rows]
+            return [self._records.entry_or_damaged(row) for row in rows]
 
         return await self._ask(read)
 
@@ -595,7 +595,7 @@ class Queue:
 
         def read() -> Entry | None:
             row = self._file.oldest()
-            return None if row is None else self._entry_or_damaged(row)
+            return None if row is None else self._records.entry_or_damaged(row)
 
         return await self._ask(read)
 
@@ -680,98 +680,3 @@ class Queue:
 
     def _count(self) -> None:
         self._space.held = sum(total.stored for total in self._file.totals())
-
-    def _notes(self, row: Row) -> dict[str, Any]:
-        """What was learned of an entry since it was queued; nothing if that is damaged, which is always safe."""
-        if row.progress is None:
-            return {}
-        try:
-            found = self._seals.open(row.id, "progress", row.progress, row.clear())
-        except Corrupt:
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _sealed_notes(self, row: Row, notes: dict[str, Any]) -> bytes:
-        return self._seals.seal(row.id, "progress", notes, row.clear())
-
-    def _entry_or_damaged(self, row: Row) -> Entry:
-        try:
-            return self._entry(row)
-        except Corrupt as error:
-            return Entry(
-                sequence=row.sequence,
-                id=row.id,
-                state=State(row.state),
-                delivery_class=DeliveryClass(row.delivery_class),
-                kind=row.kind,
-                size=row.size,
-                tries=row.tries,
-                reached=row.reached,
-                next_try=row.next_try,
-                begun=row.begun,
-                claimed=row.claim is not None,
-                reason=error.detail,
-            )
-
-    def _entry(self, row: Row, inline: bytes | None = None) -> Entry:
-        record = self._seals.open(row.id, "record", row.sealed, row.clear())
-        if self._seals.tag("target", record["target"]) != row.target:
-            raise Corrupt("an entry of the outbox fails its check: its target is another one")
-        notes = self._notes(row)
-        digest = record["digest"]
-        return Entry(
-            sequence=row.sequence,
-            id=row.id,
-            state=State(row.state),
-            delivery_class=DeliveryClass(row.delivery_class),
-            kind=row.kind,
-            size=row.size,
-            tries=row.tries,
-            reached=row.reached,
-            next_try=row.next_try,
-            begun=row.begun,
-            claimed=row.claim is not None,
-            purpose=record["purpose"],
-            keys=tuple(record["keys"]),
-            target=record["target"],
-            created=record["created"],
-            payload=record["payload"],
-            needs=self._file.needs(row.sequence),
-            digest=None if digest is None else Digest(digest),
-            reason=notes.get("reason", ""),
-            left=notes.get("left"),
-            theirs=self._theirs(row, notes.get("theirs")),
-            open=None if digest is None else self._opener(row, inline),
-        )
-
-    def _theirs(self, row: Row, found: Any) -> Theirs | None:
-        if not isinstance(found, dict) or row.state != State.CONFLICT:
-            return None
-        size, digest = found["size"], found["digest"]
-        open_: OpenBody | None = None
-        if row.theirs and size is not None:
-
-            def open_() -> AsyncIterator[Buffer]:
-                cipher = self._seals.cipher(row.id, "theirs")
-                return self._bodies.read(row.theirs_name(), row.id, cipher, size, None)
-
-        return Theirs(
-            facts=found["facts"],
-            absent=found["absent"],
-            size=size,
-            digest=None if digest is None else Digest(digest),
-            open=open_,
-        )
-
-    def _opener(self, row: Row, inline: bytes | None) -> OpenBody:
-        async def read() -> AsyncIterator[Buffer]:
-            held = inline
-            if held is None and not row.filed:
-                held = await self._ask(lambda: self._file.body(row.sequence))
-                if held is None:
-                    raise NotFound(f"the outbox has no entry {row.sequence} any more")
-            cipher = self._seals.cipher(row.id, "body")
-            async for piece in self._bodies.read(row.file_name(), row.id, cipher, row.size, held):
-                yield piece
-
-        return read
