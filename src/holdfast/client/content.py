@@ -11,14 +11,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from holdfast.blob import Buffer, Digest
+from holdfast.client.drafts import KnownRecipe
 from holdfast.client.fetch import PackReader
 from holdfast.client.names import Found, Names
 from holdfast.client.settings import ClientSettings
 from holdfast.client.spans import Part, Span, spans
 from holdfast.codec import recipe as recipes
-from holdfast.codec.keys import GenerationKeys, VaultKeys
+from holdfast.codec.keys import GENERATION_FIRST, GenerationKeys, VaultKeys
 from holdfast.codec.pipeline import INLINE_BYTES
 from holdfast.codec.recipe import Recipe, RecipeList
+from holdfast.codec.refs import Ref
 from holdfast.codec.sealer import SEAL_OVERHEAD, Kind, open_chunk, open_into
 from holdfast.errors import Corrupt, Unavailable
 from holdfast.pool import Pool
@@ -80,6 +82,9 @@ class ContentReader:
             self._recipes[place.pack, place.offset] = decoded
             while len(self._recipes) > RECIPES_KEPT:
                 self._recipes.popitem(last=False)
+        known = known_content(found.ref, decoded)
+        if known is not None:
+            await self._names.remember_contents([known])
         return Opened(decoded, place.pack, chunks)
 
     async def stream(self, found: Found, start: int, stop: int | None) -> AsyncIterator[Buffer]:
@@ -211,6 +216,10 @@ class ContentReader:
 
         return await self.reader.read(span.pack, span.start, span.stop, holders, checked)
 
+    async def remember(self, contents: Sequence[tuple[bytes, Digest, bytes]]) -> None:
+        """Contents whose recipes were read elsewhere (``known_content``)."""
+        await self._names.remember_contents(contents)
+
     async def holders(self, places: dict[Digest, list[m.NodeAddress]], pack: Digest) -> Sequence[m.NodeAddress]:
         """Who holds ``pack``, asked if ``places`` does not know (it is told); Unavailable if nobody is known to."""
         holders = places.get(pack)
@@ -255,6 +264,21 @@ def open_run(
             if entry.pack == 0 and at >= 0 and at + entry.length <= len(view) - length:
                 chunks[number] = open_chunk(data_keys, Kind.DATA, entry.id, view[at : at + entry.length], recipe.salt)
     return recipe, chunks
+
+
+def known_content(ref: Ref, recipe: Recipe) -> tuple[bytes, Digest, bytes] | None:
+    """What the index keeps of a recipe that was read: a later put of the same content points at it.
+
+    None for a file that is kept out of deduplication.
+    """
+    place = ref.sealed.recipe
+    generations = {ref.clear.generation, recipe.generation}
+    if recipe.salt is not None or place is None or place.pack is None or generations != {GENERATION_FIRST}:
+        return None
+    known = KnownRecipe(
+        recipe.size, place.pack, place.offset, place.length, place.id, ref.sealed.run_start, recipe.packs
+    )
+    return recipe.content_id, place.pack, known.encode()
 
 
 def _copied(data: bytes, part: Part) -> tuple[bytearray, memoryview]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast.blob import Buffer, Digest
-from holdfast.client.content import RUN_BYTES_MAX, ContentReader, open_run
+from holdfast.client.content import RUN_BYTES_MAX, ContentReader, known_content, open_run
 from holdfast.client.local import (
     PartFile,
     dress_directory,
@@ -47,6 +47,14 @@ class Small(NamedTuple):
     target: Path
     start: int
     stop: int
+
+
+class _Opened(NamedTuple):
+    """A group that was read: what is to be read one by one, files with their bytes, and contents for the index."""
+
+    left: list[Small]
+    ready: list[tuple[Small, list[bytes]]]
+    contents: list[tuple[bytes, Digest, bytes]]
 
 
 class Getter:
@@ -262,8 +270,8 @@ class Getter:
         start, stop = group[0].start, max(one.stop for one in group)
         content = self._content
 
-        def open_all(view: memoryview) -> tuple[list[Small], list[tuple[Small, list[bytes]]]]:
-            left, ready = [], []
+        def open_all(view: memoryview) -> _Opened:
+            left, ready, contents = [], [], []
             for one in group:
                 at = one.ref.sealed.recipe
                 assert at is not None
@@ -276,7 +284,10 @@ class Getter:
                     raise Corrupt(f"{one.ref.sealed.path!r}: its recipe makes a file of another size than it says")
                 else:
                     ready.append((one, [chunks[number] for number in range(len(recipe.entries))]))
-            return left, ready
+                    known = known_content(one.ref, recipe)
+                    if known is not None:
+                        contents.append(known)
+            return _Opened(left, ready, contents)
 
         def write_all(ready: list[tuple[Small, list[bytes]]]) -> None:
             for one, data in ready:
@@ -285,13 +296,14 @@ class Getter:
                 except HoldfastError as error:
                     self._failed.append((one.ref.sealed.path, error))
 
-        async def checked(view: memoryview) -> tuple[list[Small], list[tuple[Small, list[bytes]]]]:
+        async def checked(view: memoryview) -> _Opened:
             return await self._pool.run(open_all, view)
 
         try:
             holders = await content.holders(held, place.pack)
             # A hedged read checks twice; what was read is written once.
-            left, ready = await content.reader.read(place.pack, start, stop, holders, checked)
+            left, ready, contents = await content.reader.read(place.pack, start, stop, holders, checked)
+            await content.remember(contents)
             await self._pool.run(write_all, ready)
         except HoldfastError as error:
             if len(group) == 1:

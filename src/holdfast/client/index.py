@@ -41,6 +41,11 @@ class Index:
         self._refs: OrderedDict[bytes, SeenRef] = OrderedDict()
         self._closed = False
 
+    @property
+    def begun(self) -> int:
+        """How often it has begun anew in this process, because the database failed."""
+        return 0 if self._file is None else self._file.begun
+
     async def run(self, question: Callable[[IndexFile], T]) -> T:
         """``question(file)`` in the index's thread, after what is pending is written."""
         batch, self._pending = self._pending, Batch()

@@ -20,7 +20,7 @@ from holdfast.blob import Digest
 from holdfast.files import Files
 
 MAGIC = 0x68666978  # "hfix", SQLite's application id
-VERSION = 1
+VERSION = 2
 BUSY_MS = 5000
 CACHE_KIB = 8 << 10
 
@@ -28,7 +28,7 @@ _log = logs.get_logger(__name__)
 
 _TABLES = """
 CREATE TABLE packs (number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
-    nodes BLOB NOT NULL);
+    nodes BLOB NOT NULL, listed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE chunks (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
     mark BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX chunks_by_pack ON chunks (pack);
@@ -41,11 +41,15 @@ CREATE TABLE stats (directory BLOB NOT NULL, name BLOB NOT NULL, size INTEGER NO
     ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, content BLOB NOT NULL,
     PRIMARY KEY (directory, name)) WITHOUT ROWID;
 CREATE TABLE nodes (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, name TEXT NOT NULL, url TEXT NOT NULL);
+CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
 class ChunkPlace(NamedTuple):
-    """Where a sealed chunk lies. ``mark``: the 16 bytes of BLAKE3 of the sealed chunk that recipes hold."""
+    """Where a sealed chunk lies. ``mark``: the 16 bytes of BLAKE3 of the sealed chunk that recipes hold.
+
+    Empty for a chunk that is known from its pack's index alone: who has its plaintext can tell it (``client/put.py``).
+    """
 
     pack: Digest
     offset: int
@@ -73,6 +77,14 @@ class FileStat(NamedTuple):
     content: bytes
 
 
+class ListedPack(NamedTuple):
+    """A pack whose sealed index was read. ``chunks``: (id, offset, length) of all its data chunks."""
+
+    digest: Digest
+    size: int
+    chunks: list[tuple[bytes, int, int]]
+
+
 class NodeRow(NamedTuple):
     """A node and where it was last reached."""
 
@@ -87,6 +99,8 @@ class Batch:
     def __init__(self) -> None:
         self.nodes: dict[Id, NodeRow] = {}
         self.packs: dict[Digest, tuple[int, list[Id]]] = {}
+        self.listed: set[Digest] = set()
+        """Of the packs: those whose data chunks are all among ``chunks``."""
         self.chunks: list[tuple[bytes, ChunkPlace]] = []
         self.contents: list[tuple[bytes, Digest, bytes]] = []
         self.refs: dict[bytes, tuple[bytes, SeenRef]] = {}
@@ -99,6 +113,7 @@ class Batch:
         """Takes over the rows of ``other``, which are newer."""
         self.nodes.update(other.nodes)
         self.packs.update(other.packs)
+        self.listed |= other.listed
         self.chunks += other.chunks
         self.contents += other.contents
         self.refs.update(other.refs)
@@ -114,6 +129,8 @@ class IndexFile:
         self._files = files
         self._packs: dict[Digest, int] = {}
         self._nodes: dict[Id, int] = {}
+        self.begun = 0
+        """How often an error of the database made it start anew."""
         self._db = self._open()
 
     def close(self) -> None:
@@ -125,6 +142,7 @@ class IndexFile:
         with contextlib.suppress(apsw.Error):
             self._db.close()
         self._set_aside()
+        self.begun += 1
         self._db = self._open()
 
     # --- asked --------------------------------------------------------------------------------------------------------
@@ -196,6 +214,16 @@ class IndexFile:
             found[digest] = holders
         return found
 
+    def unlisted(self, packs: Sequence[Digest]) -> list[Digest]:
+        """Those of ``packs``, in their order, whose chunks are not known to be here."""
+        query = "SELECT listed FROM packs WHERE digest = ?"
+        return [digest for digest in packs if self._db.execute(query, (bytes(digest),)).fetchone() not in ((1,),)]
+
+    def rebuilt(self) -> int | None:
+        """None: the chunks of the vault's packs were never all listed here. Else when to look for the rest, 0 never."""
+        row = self._db.execute("SELECT value FROM state WHERE name = 'rebuilt'").fetchone()
+        return None if row is None else int(row[0])
+
     # --- written ------------------------------------------------------------------------------------------------------
 
     def write(self, batch: Batch) -> None:
@@ -215,9 +243,9 @@ class IndexFile:
         for digest, (size, holders) in batch.packs.items():
             nodes = b"".join(self._node_number(NodeRow(id_, "", "")).to_bytes(4) for id_ in holders)
             db.execute(
-                "INSERT INTO packs (digest, size, nodes) VALUES (?, ?, ?) "
-                "ON CONFLICT (digest) DO UPDATE SET size = excluded.size, nodes = excluded.nodes",
-                (bytes(digest), size, nodes),
+                "INSERT INTO packs (digest, size, nodes, listed) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE "
+                "SET size = excluded.size, nodes = excluded.nodes, listed = max(listed, excluded.listed)",
+                (bytes(digest), size, nodes, digest in batch.listed),
             )
         number = self._pack_number
         db.executemany(
@@ -241,6 +269,25 @@ class IndexFile:
             "INSERT OR REPLACE INTO stats VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(directory, name, *stat) for directory, name, stat in batch.stats],
         )
+
+    def list_packs(self, packs: Iterable[ListedPack]) -> None:
+        """The chunks of packs whose indexes were read; a chunk that is known keeps its place."""
+        try:
+            with self._db:
+                for pack in packs:
+                    number = self._pack_number(pack.digest)
+                    self._db.execute("UPDATE packs SET listed = 1, size = ? WHERE number = ?", (pack.size, number))
+                    self._db.executemany(
+                        "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, x'')",
+                        [(id_, number, offset, length) for id_, offset, length in pack.chunks],
+                    )
+        except BaseException:
+            self._packs.clear()
+            raise
+
+    def set_rebuilt(self, again: int) -> None:
+        """All packs were listed; ``again``: when to look for those that could not be read (seconds), 0 if none."""
+        self._db.execute("INSERT OR REPLACE INTO state VALUES ('rebuilt', ?)", (again,))
 
     def add_fork(self, tag: bytes, etag: Digest, record: bytes) -> None:
         """Another record of the same version: kept, so that a person can compare."""

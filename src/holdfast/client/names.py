@@ -169,6 +169,27 @@ class Names:
                 found.setdefault(digest, [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders])
         return found
 
+    async def vault_packs(self) -> AsyncIterator[m.VaultPacks]:
+        """Pages of all packs of the vault, with their places, which are remembered."""
+        after: str | None = None
+        while True:
+            page = await self._coordinators.ask(
+                routes.VAULT_PACKS, m.VaultPacksQuery(after=after), path={"vault": str(self._keys.vault)}
+            )
+            await self.remember_places(page.packs, page.nodes)
+            yield page
+            if page.after is None:
+                return
+            if after is not None and page.after <= after:
+                raise Unavailable("the coordinator's pages do not go on")
+            after = page.after
+
+    async def remember_contents(self, contents: Sequence[tuple[bytes, Digest, bytes]]) -> None:
+        """Writes down where the recipes of known contents lie: (content id, the recipe's pack, its encoded place)."""
+        batch = Batch()
+        batch.contents.extend(contents)
+        await self._index.later(batch)
+
     async def remember_places(self, packs: Sequence[m.PackPlaces], nodes: Sequence[m.NodeAddress]) -> None:
         """Writes down who holds what, where that is news."""
         batch = Batch()

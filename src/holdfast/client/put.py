@@ -22,8 +22,9 @@ from holdfast.client.uploader import Uploader
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import recipe, refs
 from holdfast.codec.chunker import Chunker, check_chunk_bytes
+from holdfast.codec.pipeline import INLINE_BYTES
 from holdfast.codec.refs import Attributes, RefKind
-from holdfast.codec.sealer import SALT_BYTES, chunk_id
+from holdfast.codec.sealer import SALT_BYTES, SEAL_OVERHEAD, Kind, check16, chunk_id, seal_into
 from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, Unavailable
 from holdfast.files import Files
 from holdfast.pool import Pool
@@ -293,8 +294,26 @@ class FilePutter:
         if salt is None and trust:
             known = (await self.uploader.index.chunks((id_,))).get(id_)
             if known is not None:
-                return known
+                return await self.known_chunk(id_, chunk, known)
         return await self.uploader.chunk(id_, chunk, salt)
+
+    async def known_chunk(self, id_: bytes, chunk: Buffer, known: ChunkPlace) -> Chunk:
+        """A chunk that the index knows. One known from its pack's index alone gets its mark: sealing is repeatable."""
+        if known.mark:
+            return known
+        if known.length != len(chunk) + SEAL_OVERHEAD:
+            return await self.uploader.chunk(id_, chunk)
+
+        def mark() -> bytes:
+            sealed = bytearray(known.length)
+            seal_into(self.uploader.chunk_keys, Kind.DATA, id_, chunk, memoryview(sealed))
+            return check16(sealed)
+
+        marked = known._replace(mark=mark() if len(chunk) < INLINE_BYTES else await self._pool.run(mark))
+        batch = Batch()
+        batch.chunks.append((id_, marked))
+        await self.uploader.index.later(batch)
+        return marked
 
     async def _cut(self, opened: OpenedFile, chunk_bytes: int) -> AsyncIterator[Buffer]:
         """A file's chunks in buffers that are reused: each is valid until ``CHUNKS_AHEAD`` more were asked for."""

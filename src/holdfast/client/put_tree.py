@@ -300,7 +300,10 @@ class TreePutter:
                     placed: list[Chunk] = []
                     for id_, chunk in zip(one.ids, one.chunks, strict=True):
                         at = chunks.get(id_)
-                        placed.append(at if at is not None else await self._uploader.chunk(id_, chunk))
+                        if at is not None:
+                            placed.append(await self._putter.known_chunk(id_, chunk, at))
+                        else:
+                            placed.append(await self._uploader.chunk(id_, chunk))
                     made = await self._uploader.recipe(
                         size, tree.options.chunk_bytes, one.content, one.ids, placed, None
                     )

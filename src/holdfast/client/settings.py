@@ -24,6 +24,9 @@ class ClientSettings:
     linger_s: float = 0.002
     """How long a small put waits for others to share its pack, when others are under way."""
 
+    rebuild_wait_s: float = 5.0
+    """A large put on a device without an index waits so long for what the vault holds already to be found."""
+
     hedge_s_min: float = 0.02
     """A read is asked of a second holder after this, or three times the node's usual time if that is longer."""
 

@@ -335,6 +335,7 @@ class Uploader:
             for node in sent.nodes:
                 batch.nodes[node.id] = NodeRow(node.id, node.name, node.url)
             batch.packs[sent.digest] = (sent.size, [node.id for node in sent.nodes])
+            batch.listed.add(sent.digest)
             for placed in state.placed:
                 place = ChunkPlace(sent.digest, placed.offset, placed.length, placed.check)
                 batch.chunks.append((placed.id, place))

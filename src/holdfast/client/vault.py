@@ -21,6 +21,7 @@ from holdfast.client.fetch import PackReader
 from holdfast.client.get import Getter
 from holdfast.client.index import Index
 from holdfast.client.index_file import SeenRef
+from holdfast.client.index_rebuild import IndexRebuild, IndexRebuilt
 from holdfast.client.latency import Latency
 from holdfast.client.local import Excludes, look
 from holdfast.client.names import Found, Names
@@ -47,6 +48,8 @@ POLICY_S = 60.0
 DIRECTORIES_KNOWN_MAX = 10_000
 DIRECTORIES_KNOWN_S = 60.0
 UPLOADERS_MAX = 4
+LARGE_BYTES = 1 << 20
+"""A put of more than this is worth a moment's waiting for the index."""
 
 ProgressCallback = Callable[[Progress], None]
 
@@ -88,6 +91,7 @@ class Vault:
             http, self._latency, clock, certificate, self._names.places_of, hedge_s_min=self.settings.hedge_s_min
         )
         self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
+        self._rebuild = IndexRebuild(keys, self._names, self._reader, index, pool, clock)
         self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
         self._policy: tuple[float, int] | None = None
         self._directories: dict[str, float] = {}
@@ -108,6 +112,7 @@ class Vault:
         self._closed = True
         for uploader in self._uploaders.values():
             await uploader.close()
+        await self._rebuild.close()
         await self._reader.close()
         await self._index.close()
         await self._http.close()
@@ -161,11 +166,13 @@ class Vault:
                 if stat.S_ISDIR(local.stat.st_mode):
                     raise BadRequest(f"{source} is a directory; put_tree stores directories")
                 total = local.stat.st_size
+            elif isinstance(source, bytes | bytearray | memoryview):
+                total = len(source)
+            await self._index_rebuilt(large=total is None or total > LARGE_BYTES)
+            if isinstance(source, Path):
                 draft = await putter.put_path(source.resolve(), path, options, above)
             else:
                 stamp = int(self._clock.now() * 1e9) if mtime_ns is None else mtime_ns
-                if isinstance(source, bytes | bytearray | memoryview):
-                    total = len(source)
                 draft = await putter.put_stream(source, path, options, above, mode=mode, mtime_ns=stamp)
         finally:
             uploader.active -= 1
@@ -234,6 +241,8 @@ class Vault:
 
         putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
         tree = TreePutter(putter, self._files, self._pool, self._clock.now, listing, done)
+        if not dry_run:
+            await self._index_rebuilt(large=await self._pool.run(_is_large, sources))
         before = uploader.new_bytes
         uploader.active += 1
         try:
@@ -382,6 +391,15 @@ class Vault:
             raise NotFound(f"no {name!r} in this vault")
         return found
 
+    async def rebuild_index(self, progress: Callable[[IndexRebuilt], None] | None = None) -> IndexRebuilt:
+        """Learns what the vault holds, so that nothing of it is sent again; reads about 4 KiB of each pack.
+
+        Only packs are read that this device has not listed. A put on a device without an index does it by itself;
+        this is for what other devices have stored since. May be called at any time, stopped and called again;
+        ``progress`` hears of what is done. Unavailable when the coordinator does not answer.
+        """
+        return await self._rebuild.run(progress or (lambda _: None))
+
     # --- within -------------------------------------------------------------------------------------------------------
 
     async def _find(self, name: str, version: int | None, fresh: bool) -> Found:
@@ -478,6 +496,12 @@ class Vault:
         )
         return made
 
+    async def _index_rebuilt(self, *, large: bool) -> None:
+        """A device without an index reads it back behind its first put; a large put waits for it for a moment."""
+        self._rebuild.begin()
+        if large:
+            await self._rebuild.wait(self.settings.rebuild_wait_s)
+
     def _heard(self) -> tuple[int, int]:
         return self._http.epoch
 
@@ -513,6 +537,18 @@ def _named(sources: Sequence[Path], name: str | None) -> list[tuple[Path, str]]:
     return found
 
 
+def _is_large(sources: Sequence[Path]) -> bool:
+    """Is there a directory among them, or a large file? What is not there is for the put to say."""
+    for source in sources:
+        try:
+            state = os.stat(source)
+        except OSError:
+            continue
+        if stat.S_ISDIR(state.st_mode) or state.st_size > LARGE_BYTES:
+            return True
+    return False
+
+
 def _sorted(found: Sequence[refs.Ref]) -> list[Entry]:
     entries = [entry_of(ref) for ref in found if ref.clear.kind is not RefKind.TOMBSTONE]
     entries.sort(key=lambda entry: entry.name)
@@ -537,4 +573,4 @@ def _entry(draft: Draft) -> Entry:
     )
 
 
-__all__ = ["Entry", "Progress", "PutSummary", "Vault", "Version"]
+__all__ = ["Entry", "IndexRebuilt", "Progress", "PutSummary", "Vault", "Version"]
