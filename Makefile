@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench format clean
+.PHONY: help demo test check mutants bench format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -26,6 +26,9 @@ check: $(READY) ## lint, types, layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+mutants: $(READY) ## each promise broken on purpose: its test must fail (NAMES="one two" for some)
+	@$(BIN)/python -m tests.mutants.run $(NAMES)
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
 	@$(BIN)/python -m bench $(ARGS)
