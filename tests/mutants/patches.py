@@ -53,10 +53,11 @@ class Mutant:
                 raise BadPatch(f"{self.name}: there is no {path}")
             text = "\n" + file.read_text(encoding="utf-8")
             for hunk in hunks:
-                found = text.count("\n" + hunk.old)
-                if found != 1:
-                    raise BadPatch(f"{self.name}: a hunk fits {found} places of {path}, it must be one:\n{hunk.old}")
-                text = text.replace("\n" + hunk.old, "\n" + hunk.new)
+                at = text.find("\n" + hunk.old)
+                if at < 0 or text.find("\n" + hunk.old, at + 1) >= 0:
+                    many = "no place" if at < 0 else "several places"
+                    raise BadPatch(f"{self.name}: a hunk fits {many} of {path}, it must be one:\n{hunk.old}")
+                text = text[: at + 1] + hunk.new + text[at + 1 + len(hunk.old) :]
             changed[file] = text[1:]
         for file, text in changed.items():
             file.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
 from pathlib import Path
 
@@ -33,17 +34,19 @@ def test_a_patch_applies_and_leaves_valid_code(mutant: Mutant, tmp_path: Path) -
         shutil.copyfile(ROOT / path, tmp_path / path)
     mutant.apply(tmp_path)
     for path in mutant.files:
-        changed = (tmp_path / path).read_text(encoding="utf-8")
-        assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        ast.parse((tmp_path / path).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def _tests(path: Path) -> set[str]:
     """Names of the test functions and test classes of a file, without running it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    classes = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
-               if isinstance(target, ast.Name)}  # fmt: skip
-    return {name for name in functions | classes if name.lower().startswith("test")}
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):  # a state machine's TestCase
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in found if name.lower().startswith("test")}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
