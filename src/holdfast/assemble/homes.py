@@ -14,12 +14,12 @@ from holdfast.auth.identity import Id, Identity
 from holdfast.client import home as homes
 from holdfast.client import keyfile
 from holdfast.client import network as membership
-from holdfast.client.coordinators import Coordinators
+from holdfast.client.coordinators import Coordinators, KeepUrls
 from holdfast.client.network import NetworkCalls, Seams
 from holdfast.clock import Randomness
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import default_home
-from holdfast.errors import NotFound, WrongPassphrase
+from holdfast.errors import BadConfig, NotFound, WrongPassphrase
 from holdfast.wire.http import HttpClient, checked_url
 
 _files = THIS_MACHINE.files
@@ -147,8 +147,24 @@ async def open_network(home: Path | None = None, *, machine: Machine = THIS_MACH
     member = homes.read_membership(machine.files, path)
     device = keyfile.read_device(machine.files, homes.device_key(path))
     http = HttpClient(identity=device, network=machine.network, clock=machine.clock)
-    coordinators = Coordinators(http, member.coordinator, coordinator_urls(member.urls))
+    urls = coordinator_urls(member.urls)
+    coordinators = Coordinators(http, member.coordinator, urls, keep=keep_urls(path, machine))
     return NetworkView(coordinators, http, member, machine.randomness)
+
+
+def keep_urls(home: Path, machine: Machine) -> KeepUrls:
+    """Writes the coordinator's new addresses into the home's ``network.toml``."""
+
+    async def keep(urls: Sequence[str], answered: str) -> None:
+        pool = machine.pool(1, "network")
+        try:
+            await pool.run(homes.refresh_urls, machine.files, home, urls, answered)
+        except OSError as error:
+            raise BadConfig(f"{homes.network_file(home)}: {error.strerror or error}") from error
+        finally:
+            pool.close()
+
+    return keep
 
 
 def coordinator_urls(urls: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
-from holdfast.assemble.homes import coordinator_urls, home_path, is_sealed
+from holdfast.assemble.homes import coordinator_urls, home_path, is_sealed, keep_urls
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.client import home as homes
 from holdfast.client.coordinators import Coordinators
@@ -73,7 +73,9 @@ async def open_vault(
         device=found.device,
         certificate=member.certificate,
         http=http,
-        coordinators=Coordinators(http, member.coordinator, urls, timeout_s=settings.coordinator_s),
+        coordinators=Coordinators(
+            http, member.coordinator, urls, timeout_s=settings.coordinator_s, keep=keep_urls(path, machine)
+        ),
         index=Index(found.index_path, machine.files, machine.pool(1, "index")),
         pool=pool,
         clock=machine.clock,

@@ -7,7 +7,8 @@ its pinned id and this device's countersigned certificate. Functions here block;
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def read_membership(files: Files, home: Path) -> Membership:
     if not urls:
         raise BadConfig(f"{path}: urls: at least one address of the coordinator is needed")
     return Membership(coordinator, urls, envelope, document)
+
+
+def refresh_urls(files: Files, home: Path, urls: Sequence[str], answered: str) -> bool:
+    """Writes the coordinator's addresses, as it has signed them, into ``network.toml``; was it another list?
+
+    An address of the old list that has just answered is kept behind them: a coordinator may not know how it is reached.
+    """
+    member = read_membership(files, home)
+    fresh = tuple(dict.fromkeys((*urls, *([answered] if answered in member.urls else []))))
+    if not urls or fresh == member.urls:
+        return False
+    write_membership(files, home, replace(member, urls=fresh))
+    return True
 
 
 def load_home(files: Files, home: Path, passphrase: str | None = None) -> Home:

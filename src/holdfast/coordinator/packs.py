@@ -79,6 +79,7 @@ class Packs:
             expires=until,
             epoch=state.position.epoch,
             commit=state.position.commit,
+            urls=state.urls,
         )
 
     async def _have(self, vault: VaultRow, request: m.PlanRequest, copies: int) -> set[Digest | None]:

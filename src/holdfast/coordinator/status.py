@@ -153,4 +153,5 @@ class Status:
             vaults=state.access.vaults,
             epoch=state.position.epoch,
             commit=state.position.commit,
+            urls=state.urls,
         )

@@ -297,7 +297,7 @@ class PlanNode(Answer, frozen=True, kw_only=True):
 
 
 class Plan(Answer, frozen=True, kw_only=True):
-    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end."""
+    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end; ``urls``: the coordinator's."""
 
     items: list[PlanSlot]
     nodes: list[PlanNode]
@@ -305,6 +305,7 @@ class Plan(Answer, frozen=True, kw_only=True):
     expires: int
     epoch: int
     commit: int
+    urls: list[str] = []
 
 
 class PackReceipts(Request, frozen=True, kw_only=True):
@@ -497,7 +498,7 @@ class RepairState(Answer, frozen=True, kw_only=True):
 class Status(Answer, frozen=True, kw_only=True):
     """``nodes``: how many in each state; ``machines`` and ``disks``: distinct domains and stores that are up.
 
-    ``may_die``: how many nodes may die now, any of them, without a pack being lost.
+    ``may_die``: how many nodes may die now, any of them, without a pack being lost. ``urls``: the coordinator's.
     """
 
     packs: PackCounts
@@ -511,6 +512,7 @@ class Status(Answer, frozen=True, kw_only=True):
     vaults: int
     epoch: int
     commit: int
+    urls: list[str] = []
 
 
 # --- healing ----------------------------------------------------------------------------------------------------------
