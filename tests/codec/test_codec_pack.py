@@ -295,6 +295,9 @@ def test_another_vault_or_generation_cannot_open_it() -> None:
     other = pack_layout.encode_header(2, VAULT.vault)
     with pytest.raises(Corrupt):
         open_pack(VAULT, signed_again(other + PACK[64:], DEVICE))
+    other = pack_layout.encode_header(1, VaultKeys(b"S" * 32).vault)  # by a device of ours, under our keys
+    with pytest.raises(Corrupt, match="belongs to vault"):
+        open_pack(VAULT, signed_again(other + PACK[64:], DEVICE))
 
 
 @pytest.mark.parametrize("place", [0, 8, 9, 10, 11, 48, 63])
