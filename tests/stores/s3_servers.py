@@ -81,11 +81,12 @@ def moto(root: Path) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def seaweed(root: Path) -> Iterator[S3Server]:
-    master, volume, filer, s3 = _low_ports()
+    master, volume, filer, s3 = free_ports(4)  # it listens 10,000 higher than each, too
     command = [
         *(str(binary("weed")), "server", f"-dir={root}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-        *("-s3", f"-s3.port={s3}", "-volume.max=30", "-master.volumeSizeLimitMB=64"),
+        *("-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # two of these run side by side
+        *("-volume.max=30", "-master.volumeSizeLimitMB=64"),
     ]
     with serving(command, s3, root / "weed.log") as server:
         yield server
@@ -103,11 +104,3 @@ def rclone(root: Path) -> Iterator[S3Server]:
     ]
     with serving(command, port, root / "rclone.log") as server:
         yield server
-
-
-def _low_ports() -> list[int]:
-    """SeaweedFS also listens 10,000 higher than each: such a port must exist."""
-    found: list[int] = []
-    while len(found) < 4:
-        found += [port for port in free_ports(8) if port + 10_000 < 65_000]
-    return found[:4]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -17,13 +17,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from nats.aio.msg import Msg
 from tests.stores.nats_servers import NatsServer, needs_nats, one_server, running
 
 from holdfast.blob import Digest, pieces
 from holdfast.clock import SeededRandomness, SystemClock, SystemRandomness
 from holdfast.errors import BadConfig, Corrupt, Denied, DigestMismatch, Exists, NoSpace, Unavailable
 from holdfast.pool import ThreadPool
-from holdfast.stores import nats_bucket, nats_link, nats_write, url
+from holdfast.stores import nats_bucket, nats_link, nats_read, nats_write, url
 from holdfast.stores.contract import Harness, Peek, check_scale
 from holdfast.stores.nats import NatsStore
 from holdfast.stores.nats_access import NatsAccess
@@ -156,8 +157,8 @@ async def test_lost_late_and_refused_chunks_leave_a_whole_blob(
 
         async def publish(subject: str, payload: bytes, headers: Mapping[str, str]) -> asyncio.Future[int]:
             nonlocal troubles
-            roll = chance.below(8)
-            if ".C." not in subject or roll > 3 or troubles >= 6:
+            roll = chance.below(9)
+            if ".C." not in subject or roll > 4 or troubles >= 6:
                 return await send(subject, payload, headers)
             troubles += 1
             future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -172,6 +173,15 @@ async def test_lost_late_and_refused_chunks_leave_a_whole_blob(
                     await send(subject, payload, headers)
 
                 late.append(asyncio.ensure_future(later()))
+            elif roll == 4:  # is overtaken by those behind it, and acknowledged as if nothing were wrong
+
+                async def overtaken() -> None:
+                    await asyncio.sleep(0.1)
+                    sequence = await (await send(subject, payload, headers))
+                    if not future.done():
+                        future.set_result(sequence)
+
+                late.append(asyncio.ensure_future(overtaken()))
             return future
 
         monkeypatch.setattr(store._link, "publish", publish)
@@ -182,6 +192,28 @@ async def test_lost_late_and_refused_chunks_leave_a_whole_blob(
         assert await get_bytes(store, Digest.of(data), Range(11_000_000, None)) == data[11_000_000:]
         assert await looker(server.address, bucket)(Digest.of(data)) == data
         assert await store.sweep(0) == 0
+
+
+@pytest.mark.parametrize("lost", [{0}, {5}, {11}, {12}, {3, 4, 8, 20}])
+async def test_messages_that_never_arrive_are_asked_for_again(
+    server: NatsServer, lost: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a connection breaks in the middle of an answer and the next one brings only its end."""
+    monkeypatch.setattr(nats_read, "STALL_S", 0.3)
+    data, seen = RANDOM.bytes(6_000_000), count()  # twelve chunks, then the end of the batch
+    async with nats_store(f"nats://{server.address}/gaps{next(_numbers)}") as store:
+        await put_bytes(store, data)
+        answers = store._link.answers
+
+        def lossy(take: Callable[[Msg], Awaitable[None]]) -> AbstractAsyncContextManager[str]:
+            async def sometimes(message: Msg) -> None:
+                if next(seen) not in lost:
+                    await take(message)
+
+            return answers(sometimes)
+
+        monkeypatch.setattr(store._link, "answers", lossy)
+        assert await get_bytes(store, Digest.of(data)) == data
 
 
 async def test_a_put_that_fails_leaves_no_chunks(server: NatsServer) -> None:

@@ -23,7 +23,6 @@ WINDOW_CHUNKS = 16
 """Of one put; as many are kept in memory."""
 ACK_S = 5.0
 PAUSE_S_MAX = 1.0
-UNSENT = -1
 
 
 class _Trouble(Exception):
@@ -121,6 +120,7 @@ class ChunkWriter:
         deadline, pause = self._clock.monotonic() + PATIENCE_S, 0.05
         while True:
             left = len(self._window)
+            await self._delete_overtaken()
             self._settle()
             await self._clock.sleep(pause)
             pause = min(2 * pause, PAUSE_S_MAX)
@@ -138,6 +138,17 @@ class ChunkWriter:
             if self._clock.monotonic() > deadline:
                 cause = trouble.__cause__ or TimeoutError()
                 raise translated(cause, "a put") from cause
+
+    async def _delete_overtaken(self) -> None:
+        """What is known to lie before the last good chunk, although it belongs behind it."""
+        for chunk in self._window:
+            ack = chunk.ack
+            if ack is None or not ack.done() or ack.cancelled() or ack.exception() is not None:
+                continue
+            if self.sequences and ack.result() <= self.sequences[-1]:
+                await self._delete(ack.result())
+                chunk.generation += 1  # its old id would be taken for the one that was deleted
+                chunk.ack = None
 
     def _settle(self) -> None:
         for chunk in self._window:
@@ -164,7 +175,7 @@ class ChunkWriter:
             await self._delete(message.sequence)
             for chunk in self._window:
                 if chunk.index == index:
-                    chunk.generation += 1  # its old id would be taken for one that is there
+                    chunk.generation += 1  # as above
 
     async def _delete(self, sequence: int) -> None:
         try:
