@@ -52,6 +52,27 @@ async def test_too_few_nodes_that_answer(small_fleet: Fleet) -> None:
     assert [entry async for entry in vault.list()] == []
 
 
+async def test_nothing_is_committed_with_too_few_receipts(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    service: Any = small_fleet.coordinator.app.service  # type: ignore[union-attr]
+    asked: list[Any] = []
+
+    async def told(call: Any, message: Any) -> Any:
+        asked.append(message)
+        raise Unavailable("nothing should be asked")
+
+    async def fail(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+        raise Unavailable("the disk is on fire")
+
+    for route in (routes.COMMIT, routes.REGISTER):
+        service.add(route, told)
+    for number in (0, 1, 2):
+        small_fleet.wrap(number, routes.BLOB_PUT, fail)
+    with pytest.raises(Unavailable, match="of 2 copies"):
+        await vault.put(b"x" * 1000, "file")
+    assert asked == []
+
+
 async def test_more_copies_than_nodes(small_fleet: Fleet) -> None:
     vault = await small_fleet.vault()
     with pytest.raises(TooFewNodes):
