@@ -33,7 +33,8 @@ T = TypeVar("T")
 CONFIG_BYTES_MAX = 1 << 20
 ENVIRONMENT_PREFIX = "HOLDFAST_"
 OTHER_VARIABLES = frozenset(
-    ENVIRONMENT_PREFIX + name for name in ("HOME", "COORDINATOR", "PASSPHRASE", "NEW_PASSPHRASE", "SURVIVE")
+    ENVIRONMENT_PREFIX + name
+    for name in ("HOME", "COORDINATOR", "PASSPHRASE", "NEW_PASSPHRASE", "SURVIVE", "NODE", "ORIGIN_TOKEN")
 )
 """Variables that are read elsewhere and are no settings."""
 
@@ -41,6 +42,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "client": ("holdfast.client.settings", "ClientSettings"),
     "node": ("holdfast.node.settings", "NodeSettings"),
     "coordinator": ("holdfast.coordinator.settings", "CoordinatorSettings"),
+    "peers": ("holdfast.peers.settings", "PeersSettings"),
 }
 """config.toml's tables, and the class whose fields each sets."""
 
@@ -48,6 +50,7 @@ TABLES: dict[str, tuple[str, str]] = {
 RENAMED = {
     ("client", "coordinator_s"): "coordinator_timeout",  # HOLDFAST_COORDINATOR is an address
     ("client", "progress_s"): "progress_timeout",
+    ("peers", "cache_bytes"): "cache",
     ("client", "bwlimit_bytes"): "bwlimit",  # of one second
     ("node", "bwlimit_bytes"): "bwlimit",
 }

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.assemble.coordinators import init_coordinator as init_coordinator
     from holdfast.assemble.coordinators import make_coordinator as make_coordinator
+    from holdfast.assemble.exchange import ExchangeClient as ExchangeClient
+    from holdfast.assemble.exchange import fetch_url as fetch_url
+    from holdfast.assemble.exchange import open_exchange as open_exchange
     from holdfast.assemble.homes import HomeMade as HomeMade
     from holdfast.assemble.homes import NetworkView as NetworkView
     from holdfast.assemble.homes import change_passphrase as change_passphrase
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from holdfast.assemble.vaults import open_vault as open_vault
 
 _HOME = {
+    "ExchangeClient": "exchange",
+    "fetch_url": "exchange",
+    "open_exchange": "exchange",
     "THIS_MACHINE": "machine",
     "Machine": "machine",
     "HomeMade": "homes",
@@ -77,6 +83,7 @@ _HOME = {
 
 __all__ = [
     "THIS_MACHINE",
+    "ExchangeClient",
     "HomeMade",
     "Machine",
     "NetworkView",
@@ -87,6 +94,7 @@ __all__ = [
     "check_key",
     "check_store",
     "copy_store",
+    "fetch_url",
     "free_ports",
     "has_keys",
     "home_path",
@@ -99,6 +107,7 @@ __all__ = [
     "make_node",
     "make_store",
     "node_facts",
+    "open_exchange",
     "open_network",
     "open_vault",
     "recovery_words",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -15,15 +16,22 @@ from holdfast.auth import invites
 from holdfast.auth.identity import Id
 from holdfast.config import Config
 from holdfast.errors import BadConfig, BadRequest
+from holdfast.files import read_file
 from holdfast.node import agent, layout
 from holdfast.node.app import Node
+from holdfast.node.exchange_trust import AuthorizedKeys
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
+from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
+from holdfast.peers.settings import PeersSettings
 from holdfast.stores import disk_layout
 from holdfast.stores.disk import DiskStore
+from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, checked_url
 
+ANYWHERE = "http://192.0.2.1"
+"""An address that nobody has (RFC 5737): the way there leads over this host's usual interface."""
 RESERVE_BYTES_MIN = 1 << 30
 RESERVE_PART = 100  # one part in a hundred of the disk
 
@@ -52,7 +60,7 @@ class NodeMade:
 async def init_node(
     data: Path,
     *,
-    join: str,
+    join: str | None,
     name: str | None = None,
     capacity: int | None = None,
     domain: str | None = None,
@@ -62,10 +70,11 @@ async def init_node(
 ) -> NodeMade:
     """Makes store, keys and membership of a node in ``data``. Continues what was cut short before the join.
 
-    ``again``: a node that has joined already is left as it is, instead of BadConfig.
+    ``join`` None: a node without a coordinator, with an empty ``authorized_keys``. ``again``: a node that has joined
+    already is left as it is, instead of BadConfig.
     """
-    invite = invites.from_line(join)
-    if invite.role != "node":
+    invite = None if join is None else invites.from_line(join)
+    if invite is not None and invite.role != "node":
         raise BadRequest(f"this invite is for a {invite.role}; a node needs one made by: holdfast invite node")
     pool = machine.pool(2, "init")
     try:
@@ -94,6 +103,9 @@ async def init_node(
                 raise BadConfig(f"{data} holds a node that has joined already; run it, or name another directory")
             joined = Membership.load(data, files=machine.files)
             return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)
+        if invite is None:
+            AuthorizedKeys(data, files=machine.files).create()
+            return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, directory.identity.id)
         http = HttpClient(identity=directory.identity, network=machine.network, clock=machine.clock)
         try:
             joined, _ = await agent.join(directory, invite, http=http, pool=pool)
@@ -114,12 +126,13 @@ async def make_node(
 ) -> Running:
     """Opens the node in ``data``; it serves once started. BadConfig when directory, store or membership do not fit."""
     settings = config.section(NodeSettings)
+    peers = config.section(PeersSettings)
     directory = layout.open_node(data, files=machine.files)
-    member = Membership.load(data, files=machine.files)
+    member = _membership(directory, machine)
     if settings.advertise:
         settings = replace(settings, advertise=checked_url(settings.advertise))
     elif listen[0] in ("", "0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        settings = replace(settings, advertise=await outward_url(member.urls[0], listen[1], tls))
+        settings = replace(settings, advertise=await outward_url((member.urls or [ANYWHERE])[0], listen[1], tls))
     async with AsyncExitStack() as opened:
         opened.enter_context(directory.lock())
         slow_clock = directory.load_clock()
@@ -144,6 +157,19 @@ async def make_node(
         opened.push_async_callback(ledger.close, clean=False)
         http = HttpClient(identity=directory.identity, network=machine.network, clock=machine.clock)
         opened.push_async_callback(http.close)
+        foreign = ForeignHttp(network=machine.network)
+        opened.push_async_callback(foreign.close)
+        origin = None
+        if peers.origin:
+            origin = make_origin(
+                peers.origin,
+                http=http,
+                foreign=foreign,
+                clock=machine.clock,
+                token=_origin_token(peers.origin_token_file, machine),
+                redirects=peers.origin_redirects,
+                private=peers.origin_private,
+            )
         node = Node(
             directory,
             store=store,
@@ -156,9 +182,35 @@ async def make_node(
             slow_clock=slow_clock,
             randomness=machine.randomness,
             pool=pool,
+            peers=peers,
+            origin=origin,
         )
         kept = opened.pop_all()
     return Running(node, node.service.metrics, listen, tls, kept, machine)
+
+
+def _membership(directory: layout.NodeDirectory, machine: Machine) -> Membership:
+    """A node that has joined nothing but has authorized_keys belongs to itself."""
+    joined = machine.files.size(directory.path / "network.json") is not None
+    if not joined and AuthorizedKeys(directory.path, files=machine.files).exists:
+        return Membership.alone(directory.path, files=machine.files, me=directory.identity.id)
+    return Membership.load(directory.path, files=machine.files)
+
+
+def _origin_token(path: str, machine: Machine) -> str:
+    """From the file, else from the environment; BadConfig if the file is not there."""
+    if not path:
+        return os.environ.get("HOLDFAST_ORIGIN_TOKEN", "").strip()
+    try:
+        data = read_file(machine.files, Path(path), TOKEN_BYTES_MAX)
+    except OSError as error:
+        raise BadConfig(f"{path} cannot be read: {error.strerror or error}") from error
+    if data is None:
+        raise BadConfig(f"{path}, which should hold the origin's token, is not there")
+    token = data.decode("latin-1").strip()
+    if not token.isprintable():
+        raise BadConfig(f"{path}: an Authorization value is one line of text")
+    return token
 
 
 def reserve_bytes(total: int) -> int:
@@ -171,5 +223,5 @@ def node_facts(data: Path, machine: Machine = THIS_MACHINE) -> NodeMade:
     directory = layout.open_node(data, files=machine.files)
     directory.check_store(disk_layout.load(machine.files, data, None))
     record = directory.record
-    joined = Membership.load(data, files=machine.files)
+    joined = _membership(directory, machine)
     return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)

@@ -10,6 +10,7 @@ import click
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.serving import listen_address, listening, serve, tls_context
 from holdfast.cli.verb import SIZE, VerbGroup
+from holdfast.errors import UsageError
 
 NODE_PORT = 7420
 
@@ -21,9 +22,8 @@ def command() -> None:
 
 @command.command("init")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
-@click.option(
-    "--join", metavar="INVITE", required=True, help="The network's invite for nodes; '-' reads it from stdin."
-)
+@click.option("--join", metavar="INVITE", help="The network's invite for nodes; '-' reads it from stdin.")
+@click.option("--alone", is_flag=True, help="Belong to no network: authorized_keys says who may use this node.")
 @click.option("--capacity", type=SIZE, help="Use no more than this [default: what the disk has, less a reserve].")
 @click.option("--domain", help="Nodes of one domain may fail together [default: this host].")
 @click.option("--always-on", is_flag=True, help="This machine is meant to run all the time: repair waits less for it.")
@@ -32,13 +32,16 @@ def command() -> None:
 def init(
     invocation: Invocation,
     data: Path,
-    join: str,
+    join: str | None,
+    alone: bool,
     capacity: int | None,
     domain: str | None,
     always_on: bool,
     name: str | None,
 ) -> None:
-    """Make a node in DIR and join the network of the invite."""
+    """Make a node in DIR and join the network of the invite, or belong to none with --alone."""
+    if (join is None) != alone:
+        raise UsageError("Give either --join INVITE or --alone.")
     if join == "-":
         join = sys.stdin.readline()
     invocation.run(_init(invocation, data, join, capacity, domain, always_on, name))
@@ -47,7 +50,7 @@ def init(
 async def _init(
     invocation: Invocation,
     data: Path,
-    join: str,
+    join: str | None,
     capacity: int | None,
     domain: str | None,
     always_on: bool,
@@ -60,6 +63,11 @@ async def _init(
         document = {"id": str(made.id), "name": made.name, "store": made.store, "domain": made.domain}
         invocation.document({**document, "data": str(data), "coordinator": str(made.coordinator)})
         return
+    if join is None:
+        invocation.note(f"Node {made.name} is in {data} and belongs to no network. Its id is {made.id}.")
+        invocation.note(f"Who may use it stands in {data / 'authorized_keys'}. Run it:")
+        invocation.note(f"\n  holdfast node run --data {data} --listen 0.0.0.0:{NODE_PORT}")
+        return
     invocation.note(f"Node {made.name} ({made.id.short}) is in {data} and has joined {made.coordinator.short}. Run it:")
     invocation.note(f"\n  holdfast node run --data {data} --listen 0.0.0.0:{NODE_PORT}")
 
@@ -67,12 +75,22 @@ async def _init(
 @command.command("run")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
 @click.option("--advertise", metavar="URL", help="Where others reach it [default: this host's address and the port].")
+@click.option("--peer", multiple=True, metavar="URL", help="A peer, [ID@]http://HOST:PORT; may be given again.")
+@click.option("--origin", metavar="TEMPLATE", help="Where to pull what nobody has: a URL with {digest} in it.")
+@click.option("--open-read", is_flag=True, default=None, help="Give what no vault owns to everybody.")
+@click.option("--mdns", is_flag=True, default=None, help="Find peers on the local network.")
+@click.option("--cache", type=SIZE, help="Keep this much of what others asked for [default: 10 % of the capacity].")
 @listening
 @current
 def run(
     invocation: Invocation,
     data: Path,
     advertise: str | None,
+    peer: tuple[str, ...],
+    origin: str | None,
+    open_read: bool | None,
+    mdns: bool | None,
+    cache: int | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -86,7 +104,8 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        config = invocation.config({"advertise": advertise})
+        flags = {"advertise": advertise, "peer": peer or None, "origin": origin}
+        config = invocation.config(flags | {"open_read": open_read, "mdns": mdns, "cache": cache})
         server = await assemble.make_node(data, config, listen=address, tls=tls)
         await serve(invocation, server, role="node", metrics=metrics, with_parent=with_parent, public=address[0])
 

@@ -168,7 +168,10 @@ class BlobRoutes:
         """Which of these the caller could read here; of others' blobs it says no."""
         reader = self._exchange.trust.reader(call)
         found = await self._keeper.find_all(message.digests)
-        return m.HasAnswer(bitmap=m.bitmap([_allows(reader, found.get(digest)) for digest in message.digests]))
+        bits = [
+            _allows(reader, found.get(digest)) or self._exchange.passes(digest, reader) for digest in message.digests
+        ]
+        return m.HasAnswer(bitmap=m.bitmap(bits))
 
     async def inventory(self, call: Call, message: m.InventoryQuery) -> m.InventoryPage:
         """Rows after a sequence, also of blobs that are gone; or the blobs here under one prefix.

@@ -32,6 +32,8 @@ from holdfast.wire import messages as m
 from holdfast.wire.serve import Call, StreamReply, parse_range
 from holdfast.worker import Progress, Worker
 
+EAGER_S = 2.0
+"""Seconds between checks while a peer is newly away."""
 JOBS_AT_ONCE = 8
 JOBS_MAX = 65_536
 JOB_LIFE_S = 30.0
@@ -96,6 +98,7 @@ class Exchange:
                 clock=self.clock,
                 randomness=self.randomness,
                 interval_s=self.settings.peer_check_s,
+                throttle_s=EAGER_S,
             )
             self.directory.troubled = self._worker.wake
         return self._worker
@@ -133,7 +136,7 @@ class Exchange:
 
     async def pulled(self, call: Call, digest: Digest, reader: Reader) -> StreamReply:
         """A blob that is not here, as it comes; NotFound if ``reader`` may not have it looked for."""
-        if reader.pulls == "no":
+        if reader.pulls == "no" and not self.passes(digest, reader):
             raise NotFound(f"{digest} is not here, or not yours to read")
         stack = AsyncExitStack()
         try:
@@ -146,6 +149,10 @@ class Exchange:
             raise
         headers = {"repr-digest": content_digest(digest)}
         return StreamReply(pieces, passage.size, range_, headers, done=stack.aclose)
+
+    def passes(self, digest: Digest, reader: Reader) -> bool:
+        """Is a blob that is being kept just now as good as here for ``reader``?"""
+        return reader.shared and self.puller.holds(digest)
 
     async def put(self, call: Call, digest: Digest, size: int, body: AsyncIterable[Buffer]) -> bool:
         """Takes a blob for a manifest that will name it; True if it is new. Denied, NoSpace."""

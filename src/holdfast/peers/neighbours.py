@@ -17,6 +17,8 @@ from holdfast.wire.http import HttpClient
 from holdfast.worker import Progress
 
 CHECKS_AT_ONCE = 16
+EAGER_ROUNDS = 10
+"""Rounds of checks that follow soon after one another when peers are away that were not away before."""
 
 Find: TypeAlias = Callable[[], Awaitable[Sequence[Address]]]
 """One way of finding peers: all that it knows now. Unavailable if it cannot be asked; then what was known stays."""
@@ -42,6 +44,8 @@ class Neighbours:
         self._finders = dict(finders)
         self._timeout_s = timeout_s
         self._sources: dict[Id, PeerSource] = {}
+        self._away: frozenset[object] = frozenset()
+        self._eager = EAGER_ROUNDS
 
     def add_finder(self, found: Finder, find: Find) -> None:
         """Another way of finding peers."""
@@ -93,7 +97,19 @@ class Neighbours:
         await asyncio.gather(*(one(check) for check in checks))
         for gone in [id_ for id_ in self._sources if self.directory.find(id_) is None]:
             await self._sources.pop(gone).close()
-        return Progress.IDLE
+        return self._next()
+
+    def _next(self) -> Progress:
+        """Soon again while somebody is newly away, but not for ever."""
+        away: frozenset[object] = frozenset(self.directory.unknown)
+        away |= {peer.id for peer in self.directory.all() if not peer.healthy and not peer.lies}
+        if away - self._away:
+            self._eager = EAGER_ROUNDS
+        self._away = away
+        if not away or not self._eager:
+            return Progress.IDLE
+        self._eager -= 1
+        return Progress.THROTTLED
 
     async def _meet(self, address: Address) -> None:
         """Finds out who answers at an address of the list."""

@@ -152,10 +152,12 @@ class HttpOrigin(_Resting):
     @asynccontextmanager
     async def open(self, digest: Digest, start: int) -> AsyncIterator[Body]:
         self._check_rest()
-        url = self._template.replace("{digest}", str(digest))
         async with AsyncExitStack() as stack:
-            answer = await self._ask(stack, url, start)
+            answer = await self._ask(stack, self._where(digest), start)
             yield await self._body(answer, start)
+
+    def _where(self, digest: Digest) -> str:
+        return self._template.replace("{digest}", str(digest))
 
     async def _ask(self, stack: AsyncExitStack, url: str, start: int) -> Answer:
         for left in range(REDIRECTS_MAX, -1, -1):
@@ -231,6 +233,22 @@ class HttpOrigin(_Resting):
 
     async def close(self) -> None:
         await self._http.close()
+
+
+class UrlSource(HttpOrigin):
+    """One address whose digest a person knows: redirects are followed as for any download."""
+
+    def __init__(self, url: str, *, http: ForeignHttp, clock: Clock) -> None:
+        try:
+            checked_target(url)
+        except BadRequest as error:
+            raise BadRequest(f"the URL: {error.detail}") from error
+        super().__init__("http://nobody.invalid/{digest}", http=http, clock=clock, redirects=True, private=True)
+        self.name = self._home = origin(url)
+        self._url = url
+
+    def _where(self, digest: Digest) -> str:
+        return self._url
 
 
 class HoldfastOrigin(_Resting):

@@ -126,6 +126,14 @@ class Puller:
         """The blob came in another way: somebody has it after all."""
         self._nobody.pop(digest, None)
 
+    def holds(self, digest: Digest) -> bool:
+        """Is it here whole and right, though perhaps not kept yet?"""
+        pull = self._pulls.get(digest)
+        if pull is None or not pull.flight.begun.done() or pull.flight.begun.exception() is not None:
+            return False
+        passage = pull.flight.begun.result()
+        return passage.whole and passage.joinable
+
     @asynccontextmanager
     async def open(self, digest: Digest, range_: Range | None = None, *, narrow: bool = False) -> AsyncIterator[Body]:
         """The blob or a range of it as it comes. ``narrow``: ask no peers and no owner, only the origin.
