@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from holdfast.auth import invites
 from holdfast.auth.certificates import ALL_RIGHTS, Certificate, open_countersigned
@@ -148,6 +149,23 @@ class NetworkCalls:
 
     async def nodes(self) -> list[m.NodeInfo]:
         return (await self._coordinators.ask(routes.NODES)).nodes
+
+    async def order_repair(self, order: Literal["now", "pause", "resume"]) -> m.RepairState:
+        """Operators only."""
+        return await self._coordinators.ask(routes.REPAIR, m.RepairOrder(order=order))
+
+    async def drain_node(self, id_: Id, drain: bool = True) -> m.NodeInfo:
+        """Operators only: its packs are copied elsewhere, then leave it."""
+        return await self._coordinators.ask(routes.NODE_DRAIN, m.DrainOrder(drain=drain), path={"id": str(id_)})
+
+    async def maintain_node(self, id_: Id, seconds: float) -> m.NodeInfo:
+        """Operators only: its silence means nothing for that long; 0 ends it."""
+        order = m.MaintenanceOrder(seconds=seconds)
+        return await self._coordinators.ask(routes.NODE_MAINTENANCE, order, path={"id": str(id_)})
+
+    async def remove_node(self, id_: Id, force: bool = False) -> None:
+        """Operators only. Conflict while packs have too few copies without it, unless ``force``."""
+        await self._coordinators.ask(routes.NODE_REMOVE, m.RemoveOrder(force=force), path={"id": str(id_)})
 
     async def policy(self) -> m.Policy:
         return await self._coordinators.ask(routes.POLICY)

@@ -17,6 +17,7 @@ from holdfast.coordinator.nodes import Nodes
 from holdfast.coordinator.packs import Packs
 from holdfast.coordinator.refs import Refs
 from holdfast.coordinator.repair_loop import Repair
+from holdfast.coordinator.repair_trim import Tidy
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.state import State
@@ -58,10 +59,12 @@ class Coordinator:
         self.dispatch = Dispatch(state.randomness)
         self.repair = Repair(state, self.dispatch, lambda: self._repair_worker.wake())
         self.inventory = InventorySync(state, self._changed)
-        self._words = RepairWords(state, self.dispatch, self.repair)
+        self.tidy = Tidy(state, self.dispatch, self.repair, self.inventory)
+        self._words = RepairWords(state, self.dispatch, self.repair, lambda: len(self.tidy.surplus))
         self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
         self._nodes = Nodes(state, self.counts, self.inventory.heard)
         self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
+        self._tidy_worker = self._worker("tidy", self.tidy.unit, state.settings.sweep_interval)
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
         self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
@@ -143,7 +146,7 @@ class Coordinator:
     @property
     def workers(self) -> list[Worker]:
         """Everything this coordinator does by itself."""
-        return [self._watch, self._save, self._sweep, self._repair_worker]
+        return [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""

@@ -40,11 +40,13 @@ def step(
 ) -> Breaker:
     """The breaker at ``now`` (seconds on any clock that never goes back); call it at least as often as nodes beat."""
     silent = {one.number: one for one in members if one.silence is not None}
-    known = breaker.known & silent.keys()
-    gone = breaker.gone & silent.keys()
-    fresh = {one.number for one in silent.values() if one.silence is not None and one.silence <= window} - known
+    known = breaker.known.intersection(silent)
+    gone = breaker.gone.intersection(silent)
+    recent = (one.number for one in silent.values() if one.silence is not None and one.silence <= window)
+    fresh = frozenset(recent) - known
     # nodes that were silent before the window are no part of what could vanish in it
-    whole = sum(one.capacity for one in members if one.silence is None or one.number in fresh | gone)
+    counted = fresh | (gone if breaker.state == "open" else frozenset())
+    whole = sum(one.capacity for one in members if one.silence is None or one.number in counted)
     if breaker.state == "open":
         gone |= fresh
         if not _too_many(gone, silent, whole, survive):
@@ -52,8 +54,8 @@ def step(
         if now - breaker.since >= hold:
             return Breaker("limited", now, gone, known | gone)
         return replace(breaker, gone=gone, known=known)
-    if _too_many(frozenset(fresh), silent, whole, survive):
-        return Breaker("open", now, frozenset(fresh), known)
+    if _too_many(fresh, silent, whole, survive):
+        return Breaker("open", now, fresh, known)
     if breaker.state == "limited" and gone:
         return replace(breaker, gone=gone, known=known)
     return Breaker(known=known)

@@ -84,6 +84,12 @@ class Dispatch:
         """Is something being done with this pack, or was it tried in vain a moment ago?"""
         return pack in self._of_pack or self._resting.get(pack, 0.0) > now
 
+    def busy_on(self, pack: int, node: int, now: float) -> bool:
+        """Is this node doing something with this pack, or was the pack tried in vain a moment ago?"""
+        return self._resting.get(pack, 0.0) > now or any(
+            job.pack == pack for job in self._of_node.get(node, {}).values()
+        )
+
     def add(
         self,
         kind: Kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from holdfast.coordinator.dispatch import Dispatch
 from holdfast.coordinator.repair_loop import Repair
@@ -13,11 +14,11 @@ from holdfast.wire import messages as m
 class RepairWords:
     """Computed when asked. ``surplus``: how many packs have a copy too many."""
 
-    def __init__(self, state: State, dispatch: Dispatch, repair: Repair) -> None:
+    def __init__(self, state: State, dispatch: Dispatch, repair: Repair, surplus: Callable[[], int]) -> None:
         self._state = state
         self._dispatch = dispatch
         self._repair = repair
-        self.surplus = 0
+        self._surplus = surplus
 
     def tasks(self) -> m.TaskCounts:
         pending, running, failed = self._dispatch.counts(self._state.clock.monotonic())
@@ -47,7 +48,7 @@ class RepairWords:
             due_bytes=debt.due_bytes,
             waiting_packs=debt.waiting_packs,
             waiting_bytes=debt.waiting_bytes,
-            surplus_packs=self.surplus,
+            surplus_packs=self._surplus(),
             eta=eta,
             next=next_in,
             limited=repair.breaker.state == "limited",

@@ -21,6 +21,10 @@ class NodeSettings:
     """Largest blob that is taken: as large as a pack may be (``codec.pack_layout.PACK_BYTES_MAX``)."""
     bwlimit_bytes: int | None = None
     """Bytes per second that copies made for repair may take; None: no limit."""
+    scrub_period_s: float = 30 * 86400.0
+    """Everything is read again within this time."""
+    trash_s: float = 7 * 86400.0
+    """How long deleted blobs can be brought back."""
     clock_save_s: float = 600.0
     """How often the slow clock is written down."""
     reconcile_pause_s: float = 0.01

@@ -1,0 +1,160 @@
+"""Re-reads everything that the node keeps, again and again, slowly enough that nobody notices.
+
+One pass takes about ``period``. A blob that is wrong is read a second time before it is blamed, then quarantined, and
+the coordinator hears of it at once (``Keeper.verify``). The position outlasts restarts. While others are served, and
+while the disk answers slower than it usually does, it waits longer; a pass that has fallen behind waits less, but never
+takes more than half of the disk's time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from holdfast.blob import Digest
+from holdfast.clock import Clock
+from holdfast.errors import BadRequest, TooManyRequests
+from holdfast.files import Files, read_file, write_file
+from holdfast.node.keeper import Keeper
+from holdfast.pool import Pool
+from holdfast.worker import Progress
+
+PAGE = 256
+SAVE_EVERY_S = 300.0
+BUSY_FACTOR = 4.0
+"""While others are served, it waits for so many times as long as the last read took."""
+
+WAIT_S_MAX = 3600.0
+SMOOTHING = 0.1
+_BYTES_MAX = 4096
+
+_log = structlog.get_logger(__name__)
+
+
+class _Saved(msgspec.Struct, forbid_unknown_fields=True):
+    """``scrub.json``. ``after``: the last digest that was read, in hex; ``began``, ``finished``: slow seconds."""
+
+    version: int = 1
+    after: str = ""
+    began: float = 0.0
+    finished: float = -1.0
+
+
+class Scrub:
+    """``unit`` is a worker's unit, one blob each time; ``interval`` is told how long to wait before the next."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        directory: Path,
+        *,
+        files: Files,
+        pool: Pool,
+        clock: Clock,
+        slow_time: Callable[[], float],
+        busy: Callable[[], int],
+        interval: Callable[[float], None],
+        period_s: float,
+    ) -> None:
+        """``busy``: requests of others under way."""
+        self.checked = 0
+        self.bad = 0
+        self._keeper = keeper
+        self._path = directory / "scrub.json"
+        self._files = files
+        self._pool = pool
+        self._clock = clock
+        self._slow_time = slow_time
+        self._busy = busy
+        self._interval = interval
+        self._period_s = period_s
+        self._saved: _Saved | None = None
+        self._page: deque[Digest] = deque()
+        self._done = 0  # blobs read in this pass since the start of the process
+        self._usual: float | None = None  # seconds that a read usually takes
+        self._written = 0.0
+
+    def age(self) -> float | None:
+        """Slow seconds since the last whole pass ended, None if there was none."""
+        if self._saved is None or self._saved.finished < 0:
+            return None
+        return max(self._slow_time() - self._saved.finished, 0.0)
+
+    async def unit(self) -> Progress:
+        """Reads the next blob again."""
+        if self._saved is None:
+            self._saved = await self._pool.run(self._load)
+            self._written = self._clock.monotonic()
+        saved = self._saved
+        if not self._page:
+            after = Digest.parse(saved.after) if saved.after else None
+            self._page.extend(info.digest for info in await self._keeper.store.list(after, PAGE))
+            if not self._page:
+                return await self._finish(saved)
+        digest = self._page[0]
+        began = self._clock.monotonic()
+        try:
+            state = await self._keeper.verify(digest)
+        except TooManyRequests:
+            return Progress.THROTTLED
+        self._page.popleft()
+        now = self._clock.monotonic()
+        self.checked += 1
+        self._done += 1
+        if state == "quarantined":
+            self.bad += 1
+            _log.error("scrub_found_damage", digest=str(digest))
+        saved.after = str(digest)
+        if now - self._written >= SAVE_EVERY_S:
+            self._written = now
+            await self._pool.run(self._save, saved)
+        self._interval(self._wait(now - began))
+        return Progress.IDLE
+
+    async def _finish(self, saved: _Saved) -> Progress:
+        now = self._slow_time()
+        if saved.after:
+            _log.info("scrub_finished", blobs=self._done, bad=self.bad)
+        saved.after, saved.finished = "", now
+        left = self._period_s - (now - saved.began)
+        saved.began, self._done = now, 0
+        await self._pool.run(self._save, saved)
+        self._interval(min(max(left, 60.0), WAIT_S_MAX))
+        return Progress.IDLE
+
+    def _wait(self, took: float) -> float:
+        """Seconds until the next blob."""
+        usual = took if self._usual is None else self._usual
+        self._usual = usual + (took - usual) * SMOOTHING
+        count = max(self._keeper.ledger.roots.count, 1)
+        share = self._period_s / count  # what each blob may take of the period
+        assert self._saved is not None, "unit() has loaded it"
+        place = int(self._saved.after[:8] or "0", 16) / 0xFFFFFFFF  # digests are spread evenly
+        late = self._slow_time() - self._saved.began > place * self._period_s
+        wait = max(share * (0.5 if late else 1.0) - took, took)
+        if self._busy() or took > 2 * usual:
+            wait = max(wait, took * BUSY_FACTOR)
+        return min(wait, WAIT_S_MAX)
+
+    def _load(self) -> _Saved:
+        """As saved; a file that is gone or damaged costs one pass begun anew."""
+        fresh = _Saved(began=self._slow_time())
+        try:
+            data = read_file(self._files, self._path, _BYTES_MAX)
+            saved = fresh if data is None else msgspec.json.decode(data, type=_Saved)
+            if saved.after:
+                Digest.parse(saved.after)
+        except (OSError, ValueError, BadRequest, msgspec.MsgspecError) as error:
+            _log.warning("scrub_position_lost", reason=str(error))
+            return fresh
+        return saved
+
+    def _save(self, saved: _Saved) -> None:
+        try:
+            write_file(self._files, self._path, msgspec.json.encode(saved) + b"\n")
+        except OSError as error:
+            _log.warning("scrub_position_not_saved", reason=str(error))
