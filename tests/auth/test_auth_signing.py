@@ -42,7 +42,8 @@ def test_the_signer_is_named() -> None:
 def test_every_signature_component_counts() -> None:
     """One test for the whole profile: alter, drop or add any covered component and the request is nobody's."""
     good = _signed()
-    for name in signing.REQUEST_HEADERS:
+    assert tuple(HEADERS) == signing.REQUEST_HEADERS, "the profile's components, in its order"
+    for name in HEADERS:
         other = str(BOB.id) if name == "holdfast-to" else good[name] + "x"
         for altered in ({**good, name: other}, {key: value for key, value in good.items() if key != name}):
             with pytest.raises(Unauthorized):
@@ -115,7 +116,8 @@ def test_every_answer_component_counts() -> None:
     }  # fmt: skip
     good = headers | signing.sign_answer(NODE, 200, headers, request, NOW)
     assert signing.verify_answer(200, good, request, NODE.id) == int(NOW)
-    for name in signing.ANSWER_HEADERS:
+    assert tuple(headers) == signing.ANSWER_HEADERS, "the profile's components, in its order"
+    for name in headers:
         for altered in ({**good, name: good[name] + "0"}, {key: value for key, value in good.items() if key != name}):
             with pytest.raises(Unauthorized):
                 signing.verify_answer(200, altered, request, NODE.id)

@@ -131,20 +131,25 @@ async def test_a_flipped_bit_in_one_copy_is_read_around_and_reported(small_fleet
     bad, good = sorted(holders)
     flip(small_fleet, [good], 70_000)  # back again
     reports: list[str] = []
+    reported = asyncio.Event()
 
     async def verify(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
         answer = await handler(call, message)
         reports.append(answer.state)
+        reported.set()
         return answer
 
+    async def later(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+        async with asyncio.timeout(10):
+            await reported.wait()  # so the bad copy is read first, or beside this one
+        return await handler(call, message)
+
     small_fleet.wrap(bad, routes.BLOB_VERIFY, verify)
-    for _ in range(20):
-        fresh = small_fleet.open(small_fleet.home_of(vault))
-        assert await fresh.read("file") == data
-        await fresh._reader.reported()
-        await fresh.close()
-        if reports:
-            break
+    small_fleet.wrap(good, routes.BLOB_GET, later)
+    fresh = small_fleet.open(small_fleet.home_of(vault))
+    assert await fresh.read("file") == data
+    await fresh._reader.reported()
+    assert reports == ["quarantined"]
     await vault.get("file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == data
 
