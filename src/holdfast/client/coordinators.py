@@ -8,6 +8,7 @@ from typing import TypeAlias, TypeVar
 
 from holdfast import logs
 from holdfast.auth.identity import Id
+from holdfast.client.reasons import reason_of
 from holdfast.errors import HoldfastError, TimedOut, TooManyRequests, Unavailable
 from holdfast.wire import messages as m
 from holdfast.wire.http import HttpClient, Target, checked_url
@@ -62,6 +63,7 @@ class Coordinators:
     ) -> A:
         """The answer; Unavailable with one sentence when no address answers. Other errors are the coordinator's."""
         trouble: Unavailable | None = None
+        reason = ""
         answer: A | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -75,7 +77,7 @@ class Coordinators:
                     except TooManyRequests:
                         raise
                     except Unavailable as error:
-                        trouble = error
+                        trouble, reason = error, reason_of(error.detail, target.url)
                     else:
                         self._last = number
                         break
@@ -83,7 +85,7 @@ class Coordinators:
             raise TimedOut(self._gone("no answer in time")) from error
         if answer is None:
             assert trouble is not None
-            raise type(trouble)(self._gone(trouble.detail)) from trouble
+            raise type(trouble)(self._gone(reason)) from trouble
         if isinstance(answer, m.Plan | m.Status) and answer.urls and not self._heard:
             await self._hear(answer.urls, self.urls[self._last])
         return answer

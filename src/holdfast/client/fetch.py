@@ -14,6 +14,7 @@ from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.client.latency import Latency
+from holdfast.client.reasons import reason_of, reasons_text
 from holdfast.clock import Clock
 from holdfast.errors import Corrupt, HoldfastError, NotFound, Unavailable
 from holdfast.wire import routes
@@ -138,7 +139,7 @@ class PackReader:
                         wrong[node.name] = error.detail
                         self._report(node, pack)
                     elif isinstance(error, HoldfastError):
-                        silent[node.name] = GONE if isinstance(error, NotFound) else error.detail
+                        silent[node.name] = GONE if isinstance(error, NotFound) else reason_of(error.detail, node.url)
                         if isinstance(error, Unavailable):
                             self._latency.failed(node.id, self._clock.monotonic())
                     else:
@@ -149,7 +150,7 @@ class PackReader:
             if tasks:
                 await asyncio.gather(*tasks, return_exceptions=True)
         reasons = {**silent, **wrong}
-        names = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        names = reasons_text(reasons)
         if reasons and all(reason == GONE for reason in silent.values()):
             raise Corrupt(f"no right copy of pack {pack} is left ({names})", pack=str(pack), nodes=list(reasons))
         raise Unavailable(f"no copy of pack {pack} could be read ({names or 'no node is known to hold it'})")

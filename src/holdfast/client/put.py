@@ -164,6 +164,7 @@ class FilePutter:
         """
         if known.recipe is not None and known.stat is not None and options.dedup and not reread:
             return Content(known.stat.content, known.recipe.size, known.recipe), local.stat
+        self.uploader.check_size(name, local.stat.st_size, options.chunk_bytes)
         if local.stat.st_size <= min(SMALL_BYTES_MAX, options.chunk_bytes):
             read = await self._pool.run(
                 read_small, self._files, local.path, min(SMALL_BYTES_MAX, options.chunk_bytes), self._clock.now
@@ -264,6 +265,7 @@ class FilePutter:
                         id_ = await self._pool.run(chunk_id, keys, chunk, salt)
                     ids.append(id_)
                     size += len(chunk)
+                    uploader.check_size(name, size, options.chunk_bytes)
                     under_way.append(asyncio.create_task(self._place(id_, chunk, salt, trust)))
                     if len(under_way) >= CHUNKS_AHEAD:
                         found.append(await under_way[0])

@@ -15,6 +15,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.client.latency import Latency
 from holdfast.client.plans import Plans, Slot
+from holdfast.client.reasons import reason_of, reasons_text
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, HoldfastError, NoSpace, Unavailable
 from holdfast.wire.http import HttpClient, Target
@@ -115,7 +116,7 @@ class _Sending:
                     self._receipts[node.id] = (task.result(), node)
                     typical = clock.monotonic() - began
                 elif isinstance(error, HoldfastError):
-                    self._reasons[node.name] = error.detail
+                    self._reasons[node.name] = reason_of(error.detail, node.url)
                     self._errors.append(error)
                 else:
                     raise error
@@ -162,8 +163,8 @@ class _Sending:
         return bool(self._left)
 
     def _failure(self) -> HoldfastError:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self._reasons.items())
-        text = f"only {len(self._receipts)} of {self._copies} copies could be stored ({reasons or 'no node to ask'})"
+        reasons = reasons_text(self._reasons) or "no node to ask"
+        text = f"only {len(self._receipts)} of {self._copies} copies could be stored ({reasons})"
         if self._errors and all(isinstance(error, NoSpace) for error in self._errors):
             return NoSpace(text)
         return Unavailable(text)

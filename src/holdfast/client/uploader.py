@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 from holdfast import logs
 from holdfast.auth.identity import Identity
-from holdfast.blob import Buffer, Digest
+from holdfast.blob import DIGEST_BYTES, Buffer, Digest
+from holdfast.client import limits
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.drafts import (
     Chunk,
@@ -39,7 +40,7 @@ from holdfast.codec.keys import GENERATION_FIRST, VaultKeys
 from holdfast.codec.pipeline import Packer, Placed
 from holdfast.codec.refs import RECORD_BYTES_MAX, RefKind
 from holdfast.codec.sealer import CHUNK_BYTES_MAX, Kind
-from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, Unavailable
+from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, TooLarge, Unavailable
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -159,6 +160,10 @@ class Uploader:
             return await self._long_recipe(build_recipe, size, chunk_bytes, content_id, ids, chunks, salt, needs)
         placed = await self._add(self._packer.add_built(Kind.RECIPE, size_max, build, needs=needs))
         return NewRecipe(size, placed, run_start_of(chunks, placed), table, frozenset(needs | {placed.pending}))
+
+    def check_size(self, name: str, size: int, chunk_bytes: int) -> None:
+        """TooLarge for a file of more bytes than one may have."""
+        limits.check_size(name, size, chunk_bytes, self._settings.pack_bytes)
 
     async def submit(self, group: Group) -> None:
         """Puts the refs of ``group`` into packs; ``group.settled`` is called when they are committed or not.
@@ -369,6 +374,8 @@ class Uploader:
         try:
             while self._ready:
                 groups = self._take()
+                if not groups:
+                    continue
                 try:
                     await self._commit(groups)
                 except HoldfastError as error:
@@ -393,6 +400,11 @@ class Uploader:
             for draft in group.drafts:
                 if not draft.record:
                     draft.finish(self.keys)
+            large = next((draft for draft in group.drafts if len(draft.keep) > limits.KEEP_BYTES_MAX), None)
+            if large is not None:
+                self._ready.popleft()
+                group.settled(group, self._too_scattered(large))
+                continue
             new = {pending.digest for pending in group.needs if not self._state(pending).registered}
             more = sum(len(draft.record) + 40 for draft in group.drafts)
             more += sum(len(draft.keep) for draft in group.drafts if draft.keep not in keeps)
@@ -417,12 +429,15 @@ class Uploader:
             for pending in group.needs
             if pending.digest in self._sent
         }
-        if len(new) > m.PLAN_ITEMS_MAX:  # one file of very many packs whose registering failed so far
-            await self._register()
-            new = {digest: found for digest, found in new.items() if digest in self._sent}
         drafts = [draft for group in groups for draft in group.drafts]
         keeps = list(dict.fromkeys(draft.keep for draft in drafts))
+        large = sum(map(len, keeps)) > self._settings.commit_bytes // 2
+        if large or len(new) > m.PLAN_ITEMS_MAX:  # one file of very many packs: its keep list alone fills the commit
+            await self._register()
+            new = {digest: found for digest, found in new.items() if digest in self._sent}
         known = {digest for keep in keeps for digest in refs.parse_keep_list(keep)} - new.keys()
+        if large:
+            known.clear()  # the keep list names them too
         etags = b"".join(refs.etag(draft.record) for draft in drafts)
         epoch, commit = self._heard()
         answer = await self._coordinators.ask(
@@ -457,6 +472,12 @@ class Uploader:
         await self.index.later(batch)
         for group in done:
             group.settled(group, None)
+
+    def _too_scattered(self, draft: Draft) -> TooLarge:
+        return TooLarge(
+            f"{draft.path} lies in {len(draft.keep) // DIGEST_BYTES:,} packs, because parts of it are known from other "
+            f"files; a file may lie in {limits.KEEP_PACKS_MAX:,}: put it with --no-dedup"
+        )
 
     def _stands(self, draft: Draft, result: m.RefResult) -> bool:
         if result.state == "committed":

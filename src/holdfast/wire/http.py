@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
+import os
 import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
@@ -495,4 +496,25 @@ def _network_errors(where: str) -> Iterator[None]:
     except TimeoutError as error:
         raise errors.TimedOut(f"{where}: no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise errors.Unavailable(f"{where}: {str(error) or type(error).__name__}") from error
+        raise errors.Unavailable(f"{where}: {_trouble(error)}") from error
+
+
+def _trouble(error: aiohttp.ClientError | OSError) -> str:
+    """In a few words of ours: what the libraries say is long, and repeats the address."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "no machine of this name is known"
+    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+        return "no TLS connection could be made (is the certificate trusted here?)"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the connection was closed without an answer"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer broke off"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "this is no address"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "what answers there does not speak HTTP as holdfast does"
+    if isinstance(error, OSError):
+        cause = getattr(error, "os_error", error)
+        if cause.errno is not None and cause.errno > 0:
+            return os.strerror(cause.errno).lower()
+    return "the connection failed"
