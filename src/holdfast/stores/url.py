@@ -1,7 +1,7 @@
 """The one way to name a store: a URL. Which class serves which scheme stands in ``open_url``.
 
-``file:///srv/hf`` · ``memory:`` · ``nats://host:4222,host2:4222/bucket?replicas=3&tls&sync=always&monitor=host:8222``
-· ``s3://bucket/prefix?endpoint=https://host&region=...&sync=always`` · ``http://host:7420`` or ``https://...`` (a node).
+``file:///srv/hf`` · ``memory:`` · ``nats://host:4222,two:4222/bucket?replicas=3&tls&sync=always&monitor=host:8222`` ·
+``s3://bucket/prefix?endpoint=https://host&region=...&sync=always`` · ``http://host:7420`` or ``https://...`` (a node).
 Secrets never stand in a URL: it ends in shell histories and logs.
 """
 
