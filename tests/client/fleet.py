@@ -30,6 +30,57 @@ SMALL = ClientSettings(
 """Small chunks and packs, so that many of them are quickly made."""
 
 
+class LossyProxy:
+    """Passes connections on to ``url``; an answer to a request that begins as told is lost with its connection."""
+
+    def __init__(self, url: str) -> None:
+        host, _, port = url.rpartition("://")[2].rpartition(":")
+        self._to = (host, int(port))
+        self._lose: bytes | None = None
+        self.lost = 0
+        self.url = ""
+
+    async def __aenter__(self) -> LossyProxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    def lose(self, request: bytes) -> None:
+        """The next answer to a request that begins so."""
+        self._lose = request
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(*self._to)
+        doomed = False
+
+        async def forth() -> None:
+            nonlocal doomed
+            while data := await reader.read(1 << 16):
+                if self._lose is not None and data.startswith(self._lose):
+                    doomed, self._lose = True, None
+                there_writer.write(data)
+                await there_writer.drain()
+
+        async def back() -> None:
+            while data := await there_reader.read(1 << 16):
+                if doomed:
+                    self.lost += 1
+                    return
+                writer.write(data)
+                await writer.drain()
+
+        tasks = [asyncio.create_task(forth()), asyncio.create_task(back())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for end in (writer, there_writer):
+            end.close()
+
+
 class Fleet:
     """``make`` it, use it, ``close`` it."""
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.client.fleet import Fleet
+from tests.client.fleet import Fleet, LossyProxy
 
+from holdfast import assemble
 from holdfast.auth.documents import read, sign
 from holdfast.auth.grants import Receipt
 from holdfast.blob import Digest
 from holdfast.codec import refs
 from holdfast.codec.keys import VaultKeys
 from holdfast.errors import Corrupt, Denied, NotFound, TooFewNodes, Unavailable
+from holdfast.files import OsFiles
 from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.serve import Reply
@@ -130,6 +133,7 @@ async def test_a_flipped_bit_in_one_copy_is_read_around_and_reported(small_fleet
     assert len(holders) == 2
     bad, good = sorted(holders)
     flip(small_fleet, [good], 70_000)  # back again
+    large = max((path for path in small_fleet.blobs(bad)), key=lambda path: path.stat().st_size)
     reports: list[str] = []
     reported = asyncio.Event()
 
@@ -150,6 +154,9 @@ async def test_a_flipped_bit_in_one_copy_is_read_around_and_reported(small_fleet
     assert await fresh.read("file") == data
     await fresh._reader.reported()
     assert reports == ["quarantined"]
+    assert not large.exists()
+    aside = (small_fleet.node_path(bad) / "quarantine").iterdir()
+    assert [path.name.partition("-")[2] for path in aside] == [large.name]
     await vault.get("file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == data
 
@@ -240,8 +247,93 @@ async def test_two_states_of_one_version_are_a_fork(small_fleet: Fleet) -> None:
     keys = VaultKeys(small_fleet.home_of(vault).root)
     other = refs.encode_record(keys, bytes(16), found.ref.clear, found.ref.sealed, found.ref.keep)
     serve_instead(small_fleet, m.RefAnswer(record=other, keep=found.keep))
-    with pytest.raises(Corrupt, match="both are kept"):
+    with pytest.raises(Corrupt, match="both are kept") as caught:
         await vault.read("name")
+    assert "'name'" in caught.value.detail
+    assert "versions 1" in caught.value.detail
+    tag = found.ref.clear.name_tag
+    seen = await vault._index.ref(tag)
+    assert seen is not None
+    assert seen.etag == found.ref.etag
+    forks = await vault._index.run(lambda file: file._db.execute("SELECT tag, etag, record FROM forks").fetchall())
+    assert forks == [(tag, bytes(refs.etag(other)), other)]
+    await vault.put(b"two", "name")  # decides
+    serve_instead(small_fleet, m.RefAnswer(record=other, keep=found.keep))
+    with pytest.raises(Corrupt, match="old state"):
+        await vault.read("name")
+
+
+async def test_a_fork_in_a_listing_is_told_too(small_fleet: Fleet) -> None:
+    vault = await small_fleet.vault()
+    await vault.put(b"one", "name")
+    found = await vault._names.find("name")
+    keys = VaultKeys(small_fleet.home_of(vault).root)
+    other = refs.encode_record(keys, bytes(16), found.ref.clear, found.ref.sealed, found.ref.keep)
+    service: Any = small_fleet.coordinator.app.service  # type: ignore[union-attr]
+
+    async def listing(call: Any, message: Any) -> Any:
+        return m.RefPage(records=[other])
+
+    service.add(routes.REFS, listing)
+    with pytest.raises(Corrupt, match="both are kept"):
+        [entry async for entry in vault.list()]
+
+
+async def test_a_commit_whose_answer_is_lost_is_made_once_and_is_a_success(small_fleet: Fleet) -> None:
+    home = await small_fleet.home()
+    async with LossyProxy(small_fleet.url) as proxy:
+        vault = await assemble.open_vault(home.path, kind=assemble.OpenVault, coordinator=proxy.url)
+        async with vault:
+            vault.coordinators.urls = [proxy.url]  # no way around it
+            await vault.put(b"one", "name")
+            proxy.lose(b"POST /v1/commit")
+            entry = await vault.put(b"two", "name")
+            assert proxy.lost == 1
+            assert entry.version == 2
+            assert [version.version for version in await vault.log("name")] == [2, 1]
+            assert await vault.read("name") == b"two"
+            proxy.lose(b"POST /v1/commit")
+            entry = await vault.put(b"new", "folder/new", no_clobber=True)
+            assert proxy.lost == 2
+            assert entry.version == 1
+            assert [entry.name async for entry in vault.list(recursive=True)] == ["folder", "name", "folder/new"]
+
+
+async def test_a_hedged_read_of_small_files_writes_each_once(small_fleet: Fleet, tmp_path: Path) -> None:
+    vault = await small_fleet.vault()
+    (tmp_path / "tree").mkdir()
+    for number in range(20):
+        (tmp_path / "tree" / f"{number}").write_bytes(data_of(3000, number))
+    await vault.put_tree([tmp_path / "tree"], "tree")
+    asked: set[int] = set()
+    both = asyncio.Event()
+
+    def slow(number: int) -> Callable[..., Awaitable[Any]]:
+        async def wait(handler: Callable[..., Awaitable[Any]], call: Any, message: Any) -> Any:
+            asked.add(number)
+            if len(asked) == 2:
+                both.set()
+            async with asyncio.timeout(10):
+                await both.wait()
+            return await handler(call, message)
+
+        return wait
+
+    for number in range(4):
+        small_fleet.wrap(number, routes.BLOB_GET, slow(number))
+    links: Counter[str] = Counter()
+
+    class Counting(OsFiles):
+        def link(self, source: Path, target: Path) -> bool:
+            links[target.name] += 1
+            return super().link(source, target)
+
+    vault._files = Counting()
+    await vault.get("tree", tmp_path / "back")
+    assert len(asked) == 2
+    assert links == Counter({str(number): 1 for number in range(20)})
+    for number in range(20):
+        assert (tmp_path / "back" / f"{number}").read_bytes() == data_of(3000, number)
 
 
 async def test_a_receipt_for_something_else_is_no_receipt(small_fleet: Fleet) -> None:
