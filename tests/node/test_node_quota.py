@@ -71,6 +71,9 @@ def test_waiting_as_told_is_enough() -> None:
 
 def test_a_blob_larger_than_the_pace_goes_alone() -> None:
     pace = TrashPace()
+    pace.take(TRASH_BYTES_MIN - 10, 0, -7200.0)
+    with pytest.raises(TooManyRequests):
+        pace.take(11, 0, -7200.0)  # it would go beyond
     pace.take(5 << 30, 0, 0.0)
     with pytest.raises(TooManyRequests):
         pace.take(1, 0, 1.0)
