@@ -284,7 +284,8 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_is_a_success(small
     async with LossyProxy(small_fleet.url) as proxy:
         vault = await assemble.open_vault(home.path, kind=assemble.OpenVault, coordinator=proxy.url)
         async with vault:
-            vault.coordinators.urls = [proxy.url]  # no way around it
+            vault.coordinators.urls = [proxy.url]  # no way around it, nor is one learnt
+            small_fleet.coordinator.app.state.urls = [proxy.url]  # type: ignore[union-attr, attr-defined]
             await vault.put(b"one", "name")
             proxy.lose(b"POST /v1/commit")
             entry = await vault.put(b"two", "name")
