@@ -30,6 +30,7 @@ VERBS = {
     "rm": ("holdfast.cli.rm", "Delete names."),
     "status": ("holdfast.cli.status", "How safe everything is, in words."),
     "nodes": ("holdfast.cli.nodes", "The machines that keep data."),
+    "repair": ("holdfast.cli.repair", "What is being made whole."),
     "invite": ("holdfast.cli.invite", "One line that lets a newcomer join."),
     "policy": ("holdfast.cli.policy", "How many machines may die."),
     "coordinator": ("holdfast.cli.coordinator", "Make or run a coordinator."),

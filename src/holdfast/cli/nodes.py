@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.nodes_orders import ORDERS
 from holdfast.cli.verb import VerbGroup
 from holdfast.cli.words import size_words, span_words, table, visible
 
@@ -15,6 +16,10 @@ def command(ctx: click.Context) -> None:
     """The machines that keep data."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(ls)
+
+
+for order in ORDERS:
+    command.add_command(order)
 
 
 @command.command("ls")

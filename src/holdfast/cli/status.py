@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli import repair
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import Verb
 from holdfast.cli.words import count_words, size_words, table
@@ -32,6 +33,8 @@ async def _run(invocation: Invocation) -> None:
         invocation.document(document(status))
         return
     invocation.data(words(status))
+    for alarm in status.repair.alarms:
+        invocation.data(f"! {alarm}")
     packs, nodes = status.packs, {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes}
     rows = [
         ["packs", f"{packs.healthy:,} healthy, {packs.degraded:,} degraded, {packs.lost:,} lost"],
@@ -59,6 +62,7 @@ def document(status: Status) -> dict[str, Any]:
         },
         "nodes": {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes},
         "tasks": {"pending": tasks.pending, "running": tasks.running, "failed": tasks.failed},
+        "repair": repair.document(status.repair),
         "outbox": {"waiting": 0, "conflict": 0, "rejected": 0},
         "policy": {"survive": policy.survive, "floor": policy.floor, "version": policy.version},
         "machines": status.machines,
@@ -88,8 +92,8 @@ def words(status: Status) -> str:
     if packs.lost:
         parts.append(f"{count_words(packs.lost, 'pack')} cannot be read: no node that holds a copy is up")
     if packs.degraded:
-        state = "are being repaired" if status.tasks.running or status.tasks.pending else "wait for repair"
-        parts.append(f"{count_words(packs.degraded, 'pack')} with fewer copies {state}")
+        waiting = f"{count_words(packs.degraded, 'pack')} with fewer copies wait for repair"
+        parts.append(status.repair.summary or waiting)
     return "; ".join(parts)
 
 

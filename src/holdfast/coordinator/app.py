@@ -9,6 +9,7 @@ from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness
 from holdfast.coordinator import collect
+from holdfast.coordinator.alarms import Alarms
 from holdfast.coordinator.dispatch import Dispatch
 from holdfast.coordinator.drain import Orders
 from holdfast.coordinator.inventory_sync import InventorySync
@@ -17,6 +18,7 @@ from holdfast.coordinator.nodes import Nodes
 from holdfast.coordinator.packs import Packs
 from holdfast.coordinator.refs import Refs
 from holdfast.coordinator.repair_loop import Repair
+from holdfast.coordinator.repair_metrics import RepairMetrics
 from holdfast.coordinator.repair_trim import Tidy
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import CoordinatorSettings
@@ -64,6 +66,15 @@ class Coordinator:
         self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
         self._nodes = Nodes(state, self.counts, self.inventory.heard)
         self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
+        self.alarms = Alarms(
+            self._words.alarms,
+            name=state.name,
+            on_alarm=state.settings.on_alarm,
+            clock=state.clock,
+            network=network,
+        )
+        self._gauges = RepairMetrics(self.service.metrics, state, self.repair, self._words, self.counts)
+        self._alarm_worker = self._worker("alarms", self._tell, state.settings.alarm_interval)
         self._tidy_worker = self._worker("tidy", self.tidy.unit, state.settings.sweep_interval)
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
@@ -146,7 +157,7 @@ class Coordinator:
     @property
     def workers(self) -> list[Worker]:
         """Everything this coordinator does by itself."""
-        return [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker]
+        return [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker, self._alarm_worker]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""
@@ -186,6 +197,10 @@ class Coordinator:
         """Copies were lost, found, or believed again."""
         self.counts.forget()
         self._repair_worker.wake()
+
+    async def _tell(self) -> Progress:
+        await self._gauges.refresh()
+        return await self.alarms.unit()
 
     async def _look(self) -> Progress:
         self.state.registry.look()

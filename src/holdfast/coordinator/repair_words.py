@@ -52,29 +52,29 @@ class RepairWords:
             eta=eta,
             next=next_in,
             limited=repair.breaker.state == "limited",
-            alarms=self.alarms(),
+            alarms=list(self.alarms().values()),
             summary=_sentence(word, due, debt.waiting_packs, eta, next_in),
         )
 
-    def alarms(self) -> list[str]:
-        """Sentences about what a person should look at."""
-        found: list[str] = []
+    def alarms(self) -> dict[str, str]:
+        """What a person should look at: kind -> sentence."""
+        found: dict[str, str] = {}
         breaker, debt = self._repair.breaker, self._repair.debt
         if breaker.state == "open":
-            found.append(
+            found["breaker"] = (
                 f"{len(breaker.gone)} nodes vanished at once: only packs in danger are repaired until they are back, "
                 "or until: holdfast repair --now"
             )
         if debt.lost:
-            found.append(f"{debt.lost} packs cannot be read: no node that holds a copy answers")
+            found["lost"] = f"{debt.lost} packs cannot be read: no node that holds a copy answers"
         endangered = self.endangered()
         if endangered:
-            found.append(f"{endangered} packs are down to their last copies")
+            found["floor"] = f"{endangered} packs are down to their last copies"
         silent = [node.name for node in self._state.registry.all() if node.read_only]
         if silent:
-            found.append(f"{', '.join(silent)}: read-only, look at the disk")
+            found["poisoned"] = f"{', '.join(silent)}: read-only, look at the disk"
         if self._state.position.stale:
-            found.append("this coordinator runs on an old copy of its database: holdfast coordinator recover")
+            found["old"] = "this coordinator runs on an old copy of its database: holdfast coordinator recover"
         return found
 
     def endangered(self) -> int:

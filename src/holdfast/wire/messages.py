@@ -587,6 +587,15 @@ class RepairOrder(Request, frozen=True, kw_only=True):
     order: Literal["now", "pause", "resume"]
 
 
+class Alarm(Answer, frozen=True, kw_only=True):
+    """What ``on_alarm`` is told. ``kind``: breaker, floor, lost, poisoned or old; ``name``: the coordinator's."""
+
+    kind: str
+    state: Literal["begins", "over"]
+    text: str
+    name: str
+
+
 class MaintenanceOrder(Request, frozen=True, kw_only=True):
     """``seconds`` 0 ends it."""
 
