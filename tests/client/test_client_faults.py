@@ -161,9 +161,12 @@ async def test_a_flipped_bit_in_one_copy_is_read_around_and_reported(small_fleet
     assert (tmp_path / "file").read_bytes() == data
 
 
-async def test_a_flipped_bit_in_all_copies_is_said_and_nothing_is_written(small_fleet: Fleet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [200_000, 900_000])  # in one pack with its recipe; in several packs
+async def test_a_flipped_bit_in_all_copies_is_said_and_nothing_is_written(
+    small_fleet: Fleet, tmp_path: Path, size: int
+) -> None:
     vault = await small_fleet.vault()
-    await vault.put(data_of(200_000), "file")
+    await vault.put(data_of(size), "file")
     flip(small_fleet, [0, 1, 2, 3], 70_000)
     with pytest.raises(Corrupt) as caught:
         await vault.get("file", tmp_path / "file")
@@ -285,7 +288,7 @@ async def test_a_commit_whose_answer_is_lost_is_made_once_and_is_a_success(small
         vault = await assemble.open_vault(home.path, kind=assemble.OpenVault, coordinator=proxy.url)
         async with vault:
             vault.coordinators.urls = [proxy.url]  # no way around it, nor is one learnt
-            small_fleet.coordinator.app.state.urls = [proxy.url]  # type: ignore[union-attr, attr-defined]
+            small_fleet.coordinator.app.state.urls = [proxy.url]  # type: ignore[union-attr]
             await vault.put(b"one", "name")
             proxy.lose(b"POST /v1/commit")
             entry = await vault.put(b"two", "name")
