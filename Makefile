@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check mutants bench format clean
+.PHONY: help demo test rigs check mutants bench format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -20,6 +20,9 @@ demo: $(READY) ## a file on seven machines; four die; it comes back byte for byt
 
 test: $(READY) ## the default suite, under five minutes
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+rigs: $(READY) ## tests that need servers of others: NATS, S3, nginx; CI runs them
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'rig and not slow'
 
 check: $(READY) ## lint, types, layers
 	@$(BIN)/ruff check .

@@ -19,12 +19,14 @@ from bench import buckets, costs, limits, transfer
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100)
 
 
+@pytest.mark.rig
 def test_limits_run(tmp_path: Path) -> None:
     figures = limits.run(TINY, tmp_path)
     assert len({figure.name for figure in figures}) == len(figures)
     assert all(figure.value > 0 for figure in figures)
 
 
+@pytest.mark.rig
 @pytest.mark.parametrize("part", [transfer, costs])
 def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
     figures = part.run(TINY, tmp_path)
@@ -33,7 +35,7 @@ def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
 
 
 @needs_nats
-@pytest.mark.xdist_group("nats")
+@pytest.mark.rig
 def test_buckets_run(tmp_path: Path) -> None:
     figures = buckets.run(TINY, tmp_path)
     assert len(figures) == 6

