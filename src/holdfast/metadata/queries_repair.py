@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, String, bindparam, cast, delete, func, select, update
 
 from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import PackState, meta, nodes, packs, placements
 
 _HELD = (PackState.LEASED, PackState.LIVE)
-_OWED = select(packs.c.number, packs.c.target, packs.c.size).where(packs.c.state.in_(_HELD))
+Shapes: TypeAlias = Iterator[tuple[int, int, int, tuple[int, ...]]]
+"""(pack, target, size, the nodes it is placed on)."""
+
+# The nodes of a pack come as one text: five times fewer rows, which is what reading many packs costs.
+_ON = func.aggregate_strings(cast(placements.c.node, String), ",")
+_SHAPES = (
+    select(packs.c.number, packs.c.target, packs.c.size, _ON)
+    .outerjoin(placements, placements.c.pack == packs.c.number)
+    .where(packs.c.state.in_(_HELD))
+    .group_by(packs.c.number, packs.c.target, packs.c.size)
+)
 
 
-def _shapes(
-    connection: Connection, owed: Sequence[Any], placed: Iterable[Any]
-) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
-    places: dict[int, list[int]] = {}
-    for pack, node in placed:
-        places.setdefault(pack, []).append(node)
-    for number, target, size in owed:
-        yield number, target, size, tuple(places.get(number, ()))
+def _shapes(rows: Iterable[Any]) -> Shapes:
+    known: dict[str | None, tuple[int, ...]] = {None: ()}  # few different ones, however many packs
+    for number, target, size, on in rows:
+        places = known.get(on)
+        if places is None:
+            places = known[on] = tuple(sorted(map(int, on.split(","))))
+        yield number, target, size, places
 
 
-def affected(connection: Connection, on: Sequence[int]) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
-    """Leased and live packs with a copy on one of the nodes ``on``: (pack, target, size, all its nodes)."""
-    some = select(placements.c.pack).where(placements.c.node.in_(on)).distinct()
-    owed = connection.execute(_OWED.where(packs.c.number.in_(some))).all()
-    placed = connection.execute(select(placements.c.pack, placements.c.node).where(placements.c.pack.in_(some)))
-    return _shapes(connection, owed, placed)
+def affected(connection: Connection, on: Sequence[int]) -> Shapes:
+    """Leased and live packs with a copy on one of the nodes ``on``."""
+    some = select(placements.c.pack).where(placements.c.node.in_(on))
+    return _shapes(connection.execute(_SHAPES.where(packs.c.number.in_(some))))
 
 
 def short(connection: Connection) -> list[int]:
@@ -57,12 +64,10 @@ def crowded(connection: Connection, limit: int) -> list[int]:
     return list(connection.execute(found).scalars())
 
 
-def shapes(connection: Connection, numbers: Iterable[int]) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
-    """Those of ``numbers`` that are leased or live: (pack, target, size, all its nodes)."""
+def shapes(connection: Connection, numbers: Iterable[int]) -> Shapes:
+    """Those of ``numbers`` that are leased or live."""
     for some in portions(numbers):
-        owed = connection.execute(_OWED.where(packs.c.number.in_(some))).all()
-        placed = connection.execute(select(placements.c.pack, placements.c.node).where(placements.c.pack.in_(some)))
-        yield from _shapes(connection, owed, placed)
+        yield from _shapes(connection.execute(_SHAPES.where(packs.c.number.in_(some))))
 
 
 def trashed_places(connection: Connection, on: Sequence[int], limit: int) -> list[Any]:

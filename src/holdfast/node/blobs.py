@@ -179,6 +179,8 @@ class BlobRoutes:
         For a prefix ``count`` and ``root`` are the prefix's. The first page of all brings the 256 prefix roots.
         """
         self._permits.only_coordinator(_caller(call))
+        if not self._keeper.reconciled:
+            raise Unavailable("this node still compares its store with its ledger: what it would say now is too little")
         ledger = self._keeper.ledger
         if message.prefix is None:
             rows = await ledger.changes(message.after, message.limit)
