@@ -246,10 +246,10 @@ class Flight:
                 raise Unavailable("more bytes came than were announced")
             waited = loop.time()
             if len(piece) > INLINE_BYTES_MAX:
-                await self._pool.run(update, piece)
+                await asyncio.gather(self._pool.run(update, piece), passage.write(piece))
             else:
                 update(piece)
-            await passage.write(piece)
+                await passage.write(piece)
             seen += len(piece)
             window += loop.time() - waited  # our own time is not the source's
             if passage.written == passage.size:

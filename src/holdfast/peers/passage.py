@@ -68,6 +68,12 @@ class Passage:
     def readers(self) -> int:
         return len(self._readers)
 
+    async def settled(self) -> None:
+        """Returns once the end is known, or at once where there is no disk: then nobody may fall behind."""
+        while not self._right and self._error is None and self._disk:
+            changed = self._changed
+            await changed.wait()
+
     # -- the writer
 
     async def write(self, piece: Buffer) -> None:

@@ -250,11 +250,12 @@ class Puller:
                     del self._pulls[digest]
 
     async def _keep_passage(self, digest: Digest, flight: Flight) -> None:
-        """Keeps while it comes; the store checks it again. Nothing depends on it."""
+        """Keeps it, where there is a disk only after its readers had it; the store checks it again."""
         passage = await asyncio.shield(flight.begun)
         pull = self._pulls.get(digest)
         try:
             async with passage.reading() as pieces:
+                await passage.settled()
                 await self._keep(digest, passage.size, pieces)
         except HoldfastError as error:
             if error is not passage.error:
