@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import sys
 import time
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from tests.client.fleet import Fleet
 
-from holdfast.client.vault import Vault
-from holdfast.errors import BadRequest, Conflict, Exists, NotFound, PartlyDone
+from holdfast.client.vault import Progress, Vault
+from holdfast.errors import BadRequest, Conflict, Denied, Exists, NotFound, PartlyDone
+from holdfast.files import OsFiles
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -144,6 +148,130 @@ async def test_what_cannot_be_stored_is_listed_and_the_rest_is_done(vault: Vault
     assert {type(error) for _, error in summary.failed} == {BadRequest}
     missing = await vault.put_tree([tmp_path / "not there"])
     assert isinstance(missing.failed[0][1], NotFound)
+
+
+class Refusing(OsFiles):
+    """Opens all but one file: what a file of somebody else is to a plain user."""
+
+    def open(self, path: Path) -> int:
+        if path.name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return super().open(path)
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+async def test_a_file_that_may_not_be_read_is_listed(vault: Vault, tmp_path: Path, size: int) -> None:
+    source = tmp_path / f"mixed {size}"
+    source.mkdir()
+    (source / "private").write_bytes(bytes(size))
+    (source / "public").write_bytes(b"public")
+    kept, vault._files = vault._files, Refusing()
+    try:
+        summary = await vault.put_tree([source])
+    finally:
+        vault._files = kept
+    assert summary.files == 1
+    ((name, error),) = summary.failed
+    assert name == f"{source.name}/private"
+    assert isinstance(error, Denied)
+    assert error.detail == f"{source}/private: permission denied"
+    assert await vault.read(f"{source.name}/public") == b"public"
+
+
+async def test_a_large_file_that_changes_while_it_is_read_is_listed(vault: Vault, tmp_path: Path) -> None:
+    source = tmp_path / "busy"
+    source.mkdir()
+    (source / "log").write_bytes(os.urandom(2 << 20))
+    (source / "still").write_bytes(b"still")
+
+    def append(progress: Progress) -> None:
+        if progress.name == "busy/log":
+            with (source / "log").open("ab") as file:
+                file.write(b"one more line")
+
+    summary = await vault.put_tree([source], progress=append)
+    ((name, error),) = summary.failed
+    assert name == "busy/log"
+    assert "changed while it was read, twice; it was not stored" in str(error)
+    assert sorted([entry.name async for entry in vault.list("busy")]) == ["busy/still"]
+    summary = await vault.put_tree([source])
+    assert not summary.failed
+    assert await vault.read("busy/log") == (source / "log").read_bytes()
+
+
+async def test_a_directory_where_the_vault_has_a_file_is_left_out_with_all_in_it(vault: Vault, tmp_path: Path) -> None:
+    source = tmp_path / "swap"
+    (source / "turned" / "deep").mkdir(parents=True)
+    (source / "turned" / "deep" / "file").write_bytes(b"below")
+    (source / "other").write_bytes(b"other")
+    await vault.put(b"a file once", "swap/turned")
+    summary = await vault.put_tree([source])
+    ((name, error),) = summary.failed
+    assert (name, type(error)) == ("swap/turned", Exists)
+    assert error.detail == (
+        "swap/turned is a file in the vault and a directory here; remove it first (holdfast rm), "
+        "or store this under another name"
+    )
+    assert [entry.name async for entry in vault.list("swap", recursive=True)] == ["swap/other", "swap/turned"]
+    with pytest.raises(NotFound):
+        await vault.stat("swap/turned/deep/file")
+    await vault.delete("swap/turned")
+    assert not (await vault.put_tree([source])).failed
+    assert await vault.read("swap/turned/deep/file") == b"below"
+
+    (tmp_path / "plain").write_bytes(b"a file now")
+    summary = await vault.put_tree([tmp_path / "plain"], "swap/turned")
+    ((name, error),) = summary.failed
+    assert error.detail.startswith("swap/turned is a directory in the vault and a file here; remove it first")
+    assert "rm -r" in error.detail
+
+
+async def test_nothing_is_stored_below_a_file(vault: Vault, tmp_path: Path) -> None:
+    await vault.put(b"a file", "taken/name")
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "file").write_bytes(b"x")
+    for target in ("taken/name", "taken/name/below", "taken/name/far/below"):
+        summary = await vault.put_tree([source], target)
+        assert summary.files == 0
+        ((name, error),) = summary.failed
+        assert name == target
+        assert isinstance(error, Conflict)
+        assert "taken/name is a file" in error.detail
+    summary = await vault.put_tree([source / "deep" / "file", source], "taken/name")
+    assert {name for name, _ in summary.failed} == {"taken/name/file", "taken/name/source"}
+    assert [entry.name async for entry in vault.list("taken", recursive=True)] == ["taken/name"]
+    for name in ("taken/name/file", "taken/name/deep", "taken/name/below", "taken/name/source/deep/file"):
+        with pytest.raises(NotFound):
+            await vault.stat(name)
+
+
+async def test_the_command_lists_each_failure_and_ends_with_3(fleet: Fleet, tmp_path: Path) -> None:
+    home = await fleet.home()
+    source = tmp_path / "odd"
+    source.mkdir()
+    (source / "fine").write_bytes(b"fine")
+    os.mkfifo(source / "pipe")
+    (source / "line\nbreak").write_bytes(b"x")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    for json_wanted in (False, True):
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "holdfast", "--home", str(home.path), *(["--json"] if json_wanted else []),
+            "put", str(source), env=environment, stdout=PIPE, stderr=PIPE,
+        )  # fmt: skip
+        out, err = (text.decode() for text in await child.communicate())
+        assert child.returncode == 3, err
+        assert "Traceback" not in err
+        if json_wanted:
+            lines = [json.loads(line) for line in out.splitlines()]
+            assert {line["name"] for line in lines if line["event"] == "failed"} == {"odd/pipe", "odd/line\nbreak"}
+            assert lines[-1]["event"] == "summary"
+            assert lines[-1]["failed"] == 2
+            assert json.loads(err.splitlines()[-1])["error"]["exit"] == 3
+        else:
+            assert "odd/pipe: " in err
+            assert "neither file, directory nor link" in err
+            assert "2 items failed" in err
 
 
 async def test_no_clobber_in_a_tree(vault: Vault, tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ class _Tree:
     options: PutOptions
     outstanding: int = 0
     retry: list[Wanted] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    """Directories over a source: they stand or fall with it, so that nothing is ever stored below a file."""
+    tops: dict[str, list[str]] = field(default_factory=dict)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -102,11 +105,7 @@ class TreePutter:
         for source, name in sources:
             try:
                 local = await self._pool.run(look, source)
-                above = [
-                    directory_draft(path, options.survive, int(self._now() * 1e9)) for path in paths.ancestors(name)
-                ]
-                if above and not dry_run:
-                    await self._submit(tree, above, None, name)
+                tree.above = tree.tops[name] = list(paths.ancestors(name))
                 await self._walk(tree, local, name, excludes, dry_run)
             except HoldfastError as error:
                 tree.summary.failed.append((name, error))
@@ -124,9 +123,15 @@ class TreePutter:
         """Depth first; one directory's entries are held at a time, and the folders still to be visited."""
         remote = await self._listing(paths.parent(name)) if not dry_run else {}
         waiting: list[tuple[LocalEntry, str, str]] = []
-        await self._take(tree, [(local, name)], remote, dry_run)
-        if stat.S_ISDIR(local.stat.st_mode):
-            waiting.append((local, name, ""))
+        refused = await self._take(tree, [(local, name)], remote, dry_run)
+        if stat.S_ISDIR(local.stat.st_mode) and not refused:
+            made_above = bool(tree.tops[name]) and not tree.above
+            tree.above = []
+            if made_above:
+                await self._settle(tree)
+            if all(failed != name for failed, _ in tree.summary.failed):
+                waiting.append((local, name, ""))
+        tree.above = []
         while waiting:
             directory, inside, below = waiting.pop()
             try:
@@ -234,6 +239,9 @@ class TreePutter:
             tag = paths.name_tag(name_key, path)
             seen = remote.get(tag)
             if seen is not None:
+                if (seen.kind is RefKind.DIRECTORY) != (kind is RefKind.DIRECTORY):
+                    refused.append((path, _in_the_way(path, seen.kind, kind)))
+                    continue
                 if options.rule == "no-clobber" and kind is not RefKind.DIRECTORY:
                     refused.append((path, Exists(f"{path} exists already and was not replaced")))
                     continue
@@ -329,10 +337,12 @@ class TreePutter:
 
     async def _store_again(self, tree: _Tree, wanted: Wanted) -> None:
         """What relied on packs that are gone: everything is sent."""
+        tree.above = tree.tops.get(wanted.path, [])
         if wanted.kind is RefKind.FILE:
             await self._store_large(tree, wanted, trust=False)
         else:
             await self._store_known(tree, wanted)
+        tree.above = []
 
     async def _store_known(self, tree: _Tree, wanted: Wanted) -> None:
         """Directories, links, and files whose content is known by their stamp."""
@@ -349,7 +359,7 @@ class TreePutter:
             tree.options.survive,
             mark=mark_of(wanted.kind, attributes, b"", tree.options.asked_survive),
         )
-        await self._submit(tree, [draft], wanted, wanted.path)
+        await self._submit(tree, draft, wanted)
 
     async def _submit_file(self, tree: _Tree, wanted: Wanted, stored: Content, state: os.stat_result) -> None:
         options = tree.options
@@ -364,32 +374,26 @@ class TreePutter:
             mark=mark_of(RefKind.FILE, attributes, stored.id, options.asked_survive) if options.dedup else b"",
             rule=options.rule,
         )
-        await self._submit(tree, [draft], wanted, wanted.path)
+        await self._submit(tree, draft, wanted)
 
-    async def _submit(self, tree: _Tree, drafts: list[Draft], wanted: Wanted | None, name: str) -> None:
-        if wanted is not None and wanted.seen is not None:
-            draft = drafts[-1]
-            if (wanted.seen.kind is RefKind.DIRECTORY) != (wanted.kind is RefKind.DIRECTORY):
-                kind = wanted.seen.kind.name.lower()
-                tree.summary.failed.append((name, Exists(f"{name} is a {kind} in the vault; remove it first")))
-                return
+    async def _submit(self, tree: _Tree, draft: Draft, wanted: Wanted) -> None:
+        if wanted.seen is not None:
             draft.seen_version, draft.seen_etag = wanted.seen.version, wanted.seen.etag
 
         def settled(group: Group, error: HoldfastError | None) -> None:
             tree.outstanding -= 1
             if tree.outstanding == 0 or tree.outstanding == GROUPS_MAX // 2:
                 tree.changed.set()
-            if wanted is None:
-                if error is not None:
-                    tree.summary.failed.append((name, error))
-            elif error is None:
+            if error is None:
                 _count(tree.summary, wanted.kind)
-                self._done(name)
+                self._done(wanted.path)
             elif isinstance(error, PacksGone):
                 tree.retry.append(wanted)
             else:
-                tree.summary.failed.append((name, error))
+                tree.summary.failed.append((wanted.path, error))
 
+        now, above, tree.above = int(self._now() * 1e9), tree.above, []
+        drafts = [*(directory_draft(path, tree.options.survive, now) for path in above), draft]
         tree.outstanding += 1
         await self._uploader.submit(Group(drafts, settled))
         if tree.outstanding >= GROUPS_MAX:
@@ -403,6 +407,14 @@ class TreePutter:
         while tree.outstanding:
             tree.changed.clear()
             await tree.changed.wait()
+
+
+def _in_the_way(path: str, there: RefKind, kind: RefKind) -> Exists:
+    """What the vault has under this name is a directory and what is put is not, or the other way round."""
+    return Exists(
+        f"{path} is a {there.name.lower()} in the vault and a {kind.name.lower()} here; "
+        f"remove it first (holdfast rm{' -r' if there is RefKind.DIRECTORY else ''}), or store this under another name"
+    )
 
 
 def _count(summary: PutSummary, kind: RefKind) -> None:
