@@ -1,0 +1,34 @@
+"""Nothing goes without fresh receipts."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.heal.test_heal_grid import MINUTE, app_of, check, copies, fill, holders, in_trash, story, whole
+from tests.heal.test_heal_inventory import blobs
+
+from holdfast.testing.grid import Grid
+
+
+def test_a_surplus_is_not_trimmed_when_another_copy_is_rotten(tmp_path: Path) -> None:
+    """The returned copy is the one that is needed: that shows only when the others are read before it goes."""
+
+    async def tell(grid: Grid) -> None:
+        contents = await fill(grid, files=1)
+        victim, rotten, *_ = await holders(grid)
+        await grid.kill(victim)
+        await asyncio.sleep(12 * MINUTE)
+        await whole(grid, 5, 10 * MINUTE)
+        await grid.start(victim)
+        await asyncio.sleep(5 * MINUTE)
+        assert set(await copies(grid)) == {6}
+        for path in blobs(rotten):
+            path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        await asyncio.sleep(30 * MINUTE)
+        assert app_of(rotten).store.space().quarantine
+        assert in_trash(grid) == 0
+        assert set(await copies(grid)) == {5}
+        await check(grid, contents)
+
+    story(tmp_path, tell)
