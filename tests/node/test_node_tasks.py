@@ -16,6 +16,7 @@ from holdfast.wire import routes
 
 async def test_there_is_no_inventory_while_store_and_ledger_are_compared(house: House) -> None:
     client = house.client(COORDINATOR)
+    await house.running._reconcile_worker.stop()  # as if there were very much to compare
     house.running.keeper.reconciled = False
     with pytest.raises(Unavailable, match="still compares"):
         await client.call(house.target, routes.INVENTORY, m.InventoryQuery())
