@@ -33,15 +33,10 @@ class Id(bytes):
     @classmethod
     def parse(cls, text: str) -> Id:
         """From exactly the 52 digits that ``str()`` gives; everything else is a BadRequest."""
-        if isinstance(text, str) and len(text) == ID_TEXT_DIGITS and text.isascii() and text == text.lower():
-            try:
-                found = cls(base64.b32decode(text.upper() + "===="))
-            except ValueError:
-                pass
-            else:
-                if str(found) == text:
-                    return found
-        raise BadRequest(f"not an id (52 lower-case base32 digits): {str(text)[:80]!r}")
+        found = _parsed(text) if isinstance(text, str) and len(text) == ID_TEXT_DIGITS else None
+        if found is None:
+            raise BadRequest(f"not an id (52 lower-case base32 digits): {str(text)[:80]!r}")
+        return cls(found)
 
     @property
     def short(self) -> str:
@@ -53,6 +48,16 @@ class Id(bytes):
 
     def __repr__(self) -> str:
         return f"Id({self.short}…)"
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(text: str) -> bytes | None:
+    """Cached: the library decodes base32 in Python, and answers name the same few nodes again and again."""
+    try:
+        value = base64.b32decode(text.upper() + "====") if text.isascii() and text == text.lower() else b""
+    except ValueError:
+        return None
+    return value if len(value) == ID_BYTES and _text(value) == text else None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -73,6 +73,8 @@ def from_line(line: str) -> Invite:
         raise BadRequest(f"invite: {error}") from error
     if len(invite.id) != INVITE_ID_BYTES or len(invite.secret) != SECRET_BYTES or not 0 < len(invite.urls) <= URLS_MAX:
         raise BadRequest("invite: a field has the wrong length")
+    if to_line(invite) != text:  # base32's last digit has bits to spare: only one line stands for an invite
+        raise BadRequest("this invite was not copied whole")
     return invite
 
 
