@@ -14,7 +14,7 @@ from tests.peers.rig import Rig, blob, cluster
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.clock import SystemClock
-from holdfast.errors import BadConfig, BadRequest, HoldfastError, NotFound, Unavailable
+from holdfast.errors import BadConfig, BadRequest, Denied, HoldfastError, NotFound, Unauthorized, Unavailable
 from holdfast.peers import manifest as manifests
 from holdfast.peers.directory import Address, Directory
 from holdfast.peers.discovery import address_of, parse_peer
@@ -28,6 +28,9 @@ from holdfast.peers.race import (
     PATIENCE_S_MAX,
     PEER,
     Entrant,
+    Lane,
+    Race,
+    Tier,
     next_start,
     peer_patience,
 )
@@ -288,3 +291,34 @@ def test_a_question_waits_for_nobody_and_many_go_together() -> None:
         await asking.close()
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("failures", "verdict"),
+    [
+        ([(PEER, NotFound("no"))], NotFound),
+        ([(PEER, Denied("not for you")), (PEER, NotFound("no"))], NotFound),
+        ([(OWNER, Unauthorized("who are you"))], NotFound),
+        ([(PEER, Denied("not for you")), (PEER, Unavailable("away"))], Unavailable),
+        ([(ORIGIN, Denied("pay first"))], Denied),
+        ([(PEER, Unavailable("away")), (ORIGIN, NotFound("no"))], NotFound),
+    ],
+)
+async def test_what_a_lost_race_tells(failures: list[tuple[Tier, HoldfastError]], verdict: type[HoldfastError]) -> None:
+    """A peer's refusal of us is no refusal of whoever asked us."""
+
+    async def discard(answer: None) -> None: ...
+
+    def lane(tier: Tier, error: HoldfastError) -> Lane[None]:
+        async def run() -> None:
+            raise error
+
+        return Lane(Entrant("source", tier, HEDGE_S), run)
+
+    race: Race[None] = Race(discard=discard)
+    for tier, error in failures:
+        race.enter(lane(tier, error))
+    race.settle()
+    with pytest.raises(HoldfastError) as caught:
+        await race.run()
+    assert type(caught.value) is verdict

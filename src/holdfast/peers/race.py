@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
-from holdfast.errors import HoldfastError, NotFound
+from holdfast.errors import Denied, HoldfastError, NotFound, Unauthorized
 
 HEDGE_S = 0.02
 """The least time that a source gets for its first byte before the next one starts beside it."""
@@ -146,7 +146,7 @@ class Race(Generic[T]):
             self._running[task] = (lane, now)
 
     def _verdict(self) -> HoldfastError:
-        others = [error for _, error in self.failures if not isinstance(error, NotFound)]
+        others = [error for tier, error in self.failures if not _has_it_not(tier, error)]
         if not others or any(tier == ORIGIN and isinstance(error, NotFound) for tier, error in self.failures):
             return NotFound("nobody has it")
         return others[-1]
@@ -159,3 +159,8 @@ class Race(Generic[T]):
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             if not isinstance(outcome, BaseException):
                 await self._discard(outcome)
+
+
+def _has_it_not(tier: Tier, error: HoldfastError) -> bool:
+    """A peer that does not serve us is, for whoever asks us, one that has it not; an origin's refusal is told."""
+    return isinstance(error, NotFound) or (tier != ORIGIN and isinstance(error, Denied | Unauthorized))
