@@ -74,7 +74,10 @@ async def check(disk: CrashDisk, ledger: Ledger) -> None:
     store = await opened(disk)
     try:
         for digest, data in ledger.kept.items():
-            assert await get_bytes(store, digest) == data, "an acknowledged put came back wrong"
+            right = (
+                await get_bytes(store, digest) == data
+            )  # compared first: pytest would explain the difference for minutes
+            assert right, "an acknowledged put came back wrong"
         for digest in ledger.gone:
             assert await store.stat([digest]) == [None], "an acknowledged delete was undone"
         trashed = {entry.digest for entry in store.trash()}
