@@ -257,6 +257,7 @@ def test_one_dies_all_stop_and_all_come_back(network: Network, shell: Shell, tmp
     network.process.kill()  # its children see that it is gone
     network.process.communicate()
     network.process = None
-    with subprocess.Popen(["tail", *(f"--pid={pid}" for pid in pids), "-f", "/dev/null"]) as waiting:
-        waiting.wait(40)
+    for pid in pids:
+        with subprocess.Popen(["tail", f"--pid={pid}", "-f", "/dev/null"]) as waiting:
+            waiting.wait(40)
     assert not any(alive(pid) for pid in pids)
