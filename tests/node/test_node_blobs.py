@@ -149,7 +149,7 @@ async def test_a_damaged_copy_is_never_kept_and_the_coordinator_hears(house: Hou
     path.write_bytes(data[:-1] + b"!")
     proof = house.certificate()
     if size <= 65536:
-        with pytest.raises(Corrupt, match="quarantined|missing"):  # by this read, or by the scrub just before it
+        with pytest.raises(Corrupt, match=r"quarantined|missing"):  # by this read, or by the scrub just before it
             await house.get(digest, proof)
     else:
         answer = await house.client().call(house.target, routes.BLOB_VERIFY, path={"digest": str(digest)}, grant=proof)
