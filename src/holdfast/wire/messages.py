@@ -6,7 +6,6 @@ sizes bytes. Signed documents travel as their envelopes.
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -703,8 +702,3 @@ def bits_of(data: bytes, count: int) -> list[bool]:
     if len(data) != (count + 7) // 8:
         raise BadRequest("bitmap: wrong length")
     return [bool(data[index >> 3] & (0x80 >> (index & 7))) for index in range(count)]
-
-
-def unpadded(data: bytes) -> str:
-    """Base64url without padding, for ids in paths and headers."""
-    return base64.urlsafe_b64encode(data).decode("ascii").rstrip("=")
