@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import apsw
 
 from holdfast.blob import Digest
 from holdfast.outbox.entry import DeliveryClass, State
+
+READY = "state <= 1 AND behind = 0 AND claim IS NULL"
+"""What may be claimed; the words of the index ``entries_ready``."""
 
 
 class Row(NamedTuple):
@@ -41,6 +47,9 @@ class Row(NamedTuple):
 
     def theirs_name(self) -> str:
         return theirs_name(self.theirs_process or b"", self.id)
+
+
+COLUMNS = ", ".join("class" if name == "delivery_class" else name for name in Row._fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +101,16 @@ def theirs_name(process: bytes, entry: bytes) -> str:
 
 def pack_name(process: bytes, digest: Digest) -> str:
     return f"{process.hex()}-{digest}.pack"
+
+
+def distinct(db: apsw.Connection, column: str, condition: str) -> Iterator[bytes]:
+    """The different values of an indexed column of ``entries``, by jumps and not by a scan."""
+    value: Any = b""
+    while True:
+        ((value,),) = db.execute(
+            f"SELECT min({column}) FROM entries WHERE {condition} AND {column} > ?",  # noqa: S608
+            (value,),
+        ).fetchall()
+        if value is None:
+            return
+        yield value

@@ -1,0 +1,144 @@
+"""What all parts of the queue share: its one thread, its sealed records, and changes that share a sync.
+
+A change waits until the one before it is on the disk; all that have come meanwhile then go in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from holdfast.clock import Clock, Randomness
+from holdfast.errors import HoldfastError, Unavailable
+from holdfast.files import Files
+from holdfast.outbox.alive import Alive, boot_id
+from holdfast.outbox.bodies import Bodies
+from holdfast.outbox.queue_file import QueueFile
+from holdfast.outbox.records import Records
+from holdfast.outbox.settings import OutboxSettings
+from holdfast.outbox.space import Space
+from holdfast.pool import Pool
+from holdfast.stores.disk_health import DiskHealth
+
+GROUP_MAX = 256
+"""Changes in one transaction."""
+
+T = TypeVar("T")
+
+
+class QueueCore:
+    """The parts of one open queue. Use from one event loop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        file: QueueFile,
+        *,
+        clock: Clock,
+        randomness: Randomness,
+        files: Files,
+        pool: Pool,
+        thread: Pool,
+        settings: OutboxSettings,
+    ) -> None:
+        """``thread`` has one worker and serves nothing else."""
+        self.directory = directory
+        self.settings = settings
+        self.file = file
+        self.seals = file.seals
+        self.clock = clock
+        self.randomness = randomness
+        self.files = files
+        self.pool = pool
+        self.health = DiskHealth(str(directory))
+        self.space = Space(directory, total_max=settings.total_bytes_max, files=files, pool=pool)
+        self.bodies = Bodies(directory / "bodies", files=files, pool=pool, health=self.health, space=self.space)
+        self.records = Records(file, file.seals, self.bodies, self.ask)
+        self.alive = Alive(directory / "alive", files, randomness)
+        self.boot = boot_id(files, randomness)
+        self.process: bytes | None = None
+        self._thread = thread
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._flush: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def token(self) -> bytes:
+        """This process's 8 bytes; others see from then on that it lives."""
+        if self.process is None:
+            self.process = await self._thread.run(self.alive.token)
+        return self.process
+
+    async def ask(self, question: Callable[[], T]) -> T:
+        """``question`` in the queue's thread; Unavailable once closed."""
+        if self._closed:
+            raise Unavailable("the outbox is closed")
+        return await self._thread.run(self.file.asked, question)
+
+    async def note(self, change: Callable[[], T]) -> T:
+        """``change`` in a transaction of its own that a power cut may undo, a crash may not: for claims."""
+
+        def write() -> T:
+            with self.file.change(durable=False):
+                return change()
+
+        return await self._thread.run(write)
+
+    async def write(self, change: Callable[[], T]) -> T:
+        """``change`` in a durable transaction that others may share; undone alone if it raises one of our errors."""
+        if self._closed:
+            raise Unavailable("the outbox is closed")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((change, done))
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().create_task(self._flush_all(), name="outbox")
+        return await done
+
+    async def _flush_all(self) -> None:
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+                try:
+                    results = await self._thread.run(self._apply, [change for change, _ in group])
+                except Exception as error:
+                    results = [error] * len(group)
+                for (_, done), result in zip(group, results, strict=True):
+                    if done.done():
+                        continue
+                    if isinstance(result, Exception):
+                        done.set_exception(result)
+                    else:
+                        done.set_result(result)
+        finally:
+            self._flush = None
+
+    def _apply(self, changes: Sequence[Callable[[], Any]]) -> list[Any]:
+        results: list[Any] = []
+        with self.file.change():
+            for change in changes:
+                try:
+                    with self.file.part():
+                        results.append(change())
+                except HoldfastError as error:
+                    if self.file.ended():
+                        raise
+                    results.append(error)
+            self.count()
+        return results
+
+    def count(self) -> None:
+        """How many bytes the queue holds, also what other processes put in; in the queue's thread."""
+        self.space.held = sum(total.stored for total in self.file.entries.totals())
+
+    async def close(self) -> None:
+        """Lets changes end that wait; then nothing more is answered."""
+        while self._flush is not None:
+            await asyncio.wait([self._flush])
+        self._closed = True
+
+        def stop() -> None:
+            self.alive.close()
+            self.file.close()
+
+        await self._thread.run(stop)
