@@ -1,5 +1,6 @@
-"""``python -m bench.outbox_body REPORT DIRECTORY URL BYTES``: queues and delivers one body; writes to REPORT by how many
-bytes the process grew from its first small entry on.
+"""``python -m bench.outbox_body REPORT DIRECTORY URL BYTES``: queues and delivers one body.
+
+REPORT then says by how many bytes the process grew from its first small entry on.
 
 A process of its own, so that the figure is the outbox's alone.
 """

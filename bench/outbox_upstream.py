@@ -1,7 +1,7 @@
 """``python -m bench.outbox_upstream``: a web server that only keeps the last body of each name, as fast as Python can.
 
-Says its port on stdout and ends with its stdin. It knows PUT, GET, HEAD and DELETE over kept-alive connections, bodies with a
-Content-Length, and an ETag for each; a body above 1 MiB is counted and not kept.
+Says its port on stdout and ends with its stdin. It knows PUT, GET, HEAD and DELETE over kept-alive connections, bodies
+with a Content-Length, and an ETag for each; a body above 1 MiB is counted and not kept.
 """
 
 from __future__ import annotations

@@ -61,7 +61,10 @@ class QueueCore:
         self.process: bytes | None = None
         self._thread = thread
         self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        self._flush: asyncio.Task[None] | None = None
+        self._writing = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._next: asyncio.Task[None] | None = None
         self._closed = False
 
     async def token(self) -> bytes:
@@ -91,41 +94,53 @@ class QueueCore:
             raise Unavailable("the outbox is closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, done))
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().create_task(self._flush_all(), name="outbox")
+        if not self._writing:
+            await self._write_group()
         return await done
 
-    async def _flush_all(self) -> None:
-        try:
-            while self._waiting:
-                group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
-                try:
-                    results = await self._thread.run(self._apply, [change for change, _ in group])
-                except Exception as error:
-                    results = [error] * len(group)
-                for (_, done), result in zip(group, results, strict=True):
-                    if done.done():
-                        continue
-                    if isinstance(result, Exception):
-                        done.set_exception(result)
-                    else:
-                        done.set_result(result)
-        finally:
-            self._flush = None
-
-    def _apply(self, changes: Sequence[Callable[[], Any]]) -> list[Any]:
+    async def _write_group(self) -> None:
+        """Whoever finds nobody writing writes for all that wait; what comes meanwhile gets a task of its own."""
+        group, self._waiting = self._waiting[:GROUP_MAX], self._waiting[GROUP_MAX:]
+        self._writing = True
+        self._quiet.clear()
         results: list[Any] = []
-        with self.file.change():
-            for change in changes:
-                try:
-                    with self.file.part():
-                        results.append(change())
-                except HoldfastError as error:
-                    if self.file.ended():
-                        raise
-                    results.append(error)
-            self.count()
-        return results
+        try:
+            await self._thread.run(self._apply, [change for change, _ in group], results)
+        except Exception as error:  # no thread any more
+            results += [error] * len(group)
+        finally:  # also when the caller was cancelled: the thread has ended then, and others wait for their results
+            results += [Unavailable("the outbox was closed")] * (len(group) - len(results))
+            for (_, done), result in zip(group, results, strict=True):
+                if done.done():
+                    continue
+                if isinstance(result, Exception):
+                    done.set_exception(result)
+                    done.exception()  # whoever was cancelled does not look at it
+                else:
+                    done.set_result(result)
+            if self._waiting:
+                self._next = asyncio.get_running_loop().create_task(self._write_group(), name="outbox")
+            else:
+                self._writing = False
+                self._quiet.set()
+
+    def _apply(self, changes: Sequence[Callable[[], Any]], results: list[Any]) -> None:
+        """In the queue's thread: appends what each change gave or its error, once all of them are on the disk."""
+        found: list[Any] = []
+        try:
+            with self.file.change():
+                for change in changes:
+                    try:
+                        with self.file.part():
+                            found.append(change())
+                    except HoldfastError as error:
+                        if self.file.ended():
+                            raise
+                        found.append(error)
+                self.count()
+        except Exception as error:
+            found = [error] * len(changes)
+        results += found
 
     def count(self) -> None:
         """How many bytes the queue holds, also what other processes put in; in the queue's thread."""
@@ -133,8 +148,7 @@ class QueueCore:
 
     async def close(self) -> None:
         """Lets changes end that wait; then nothing more is answered."""
-        while self._flush is not None:
-            await asyncio.wait([self._flush])
+        await self._quiet.wait()
         self._closed = True
 
         def stop() -> None:

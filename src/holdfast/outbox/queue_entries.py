@@ -37,12 +37,13 @@ class Entries:
     def add(self, fresh: Fresh, process: bytes, packs: Sequence[tuple[Digest, int]]) -> int:
         """Returns its sequence. ``packs``: those of its needs that this process has just stored, with their sizes."""
         self._db.execute(
-            "INSERT INTO entries (id, state, class, kind, size, stored, filed, theirs, begun, tries, reached, "
-            "next_try, patient, behind, target, process, sealed, body) "
-            "VALUES (?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, 0, ?, ?, ?, ?)",
+            "INSERT INTO entries (sequence, id, state, class, kind, size, stored, filed, theirs, begun, tries, "
+            "reached, next_try, patient, behind, target, keys, process, sealed, body) "
+            "VALUES ((SELECT ifnull(max(newest), 0) + 1 FROM totals), "
+            "?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, 0, ?, ?, ?, ?, ?)",
             (
                 fresh.id, int(fresh.delivery_class), fresh.kind, fresh.size, fresh.stored, int(fresh.filed),
-                fresh.target, process, fresh.sealed, fresh.body,
+                fresh.target, b"".join(fresh.keys), process, fresh.sealed, fresh.body,
             ),
         )  # fmt: skip
         sequence = self._db.last_insert_rowid()
@@ -85,13 +86,13 @@ class Entries:
             self._stand_aside(sequence)
 
     def _stand_aside(self, sequence: int) -> None:
-        self._order.leave(sequence)
+        self._order.leave(sequence, self.row(sequence).tags())
         self._db.execute("UPDATE entries SET behind = 0 WHERE sequence = ?", (sequence,))
 
     def remove(self, row: Row) -> list[str]:
         """The entry is delivered or dropped; returns the files that nobody needs any more."""
         names = [row.file_name()] * bool(row.filed) + [row.theirs_name()] * bool(row.theirs)
-        self._order.leave(row.sequence)
+        self._order.leave(row.sequence, row.tags())
         names += self._packs.forget(row.sequence)
         self._db.execute("DELETE FROM entries WHERE sequence = ?", (row.sequence,))
         return names

@@ -13,7 +13,8 @@ from typing import Any
 import apsw
 
 from holdfast.errors import Unavailable
-from holdfast.outbox.queue_errors import as_bytes
+from holdfast.outbox.queue_errors import as_bytes, as_int
+from holdfast.outbox.queue_rows import Row
 
 LAST_MAX = 100_000
 
@@ -25,56 +26,54 @@ class Order:
         self._db = db
 
     def enter(self, sequence: int, keys: Iterable[bytes]) -> None:
-        """Stands in its keys, by sequence; may be called for one that stands there already."""
-        for key in sorted(set(keys)):
-            ((head,),) = self._db.execute("SELECT min(sequence) FROM names WHERE key = ?", (key,)).fetchall()
-            self._db.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (key, sequence))
-            if not self._db.changes() or head is None:
+        """Stands in these keys, by its sequence; it stands in none yet."""
+        for key in keys:
+            head = self.first(key)
+            self._db.execute("INSERT INTO names VALUES (?, ?)", (key, sequence))
+            if head is None:
                 continue
             later = max(sequence, head)
             self._db.execute("UPDATE entries SET behind = behind + 1 WHERE sequence = ?", (later,))
 
-    def leave(self, sequence: int) -> None:
-        """Stands in no key any more; whoever was next in one moves up."""
-        for key, next_ in self._behind(sequence):
+    def leave(self, sequence: int, keys: Iterable[bytes]) -> None:
+        """Stands in none of its keys any more; whoever was next in one moves up. May be called twice."""
+        for key in keys:
+            ((head, next_),) = self._db.execute(
+                "SELECT (SELECT min(sequence) FROM names WHERE key = ?1), "
+                "(SELECT min(sequence) FROM names WHERE key = ?1 AND sequence > ?2)",
+                (key, sequence),
+            ).fetchall()
             self._db.execute("DELETE FROM names WHERE key = ? AND sequence = ?", (key, sequence))
-            if next_ is not None:
+            if head == sequence and next_ is not None:
                 self._db.execute("UPDATE entries SET behind = behind - 1 WHERE sequence = ?", (next_,))
 
-    def _behind(self, sequence: int) -> Sequence[Any]:
-        """(key, who moves up in it when ``sequence`` goes): nobody where another one stands before it."""
-        return self._db.execute(
-            "SELECT key, CASE WHEN (SELECT min(a.sequence) FROM names a WHERE a.key = n.key) = n.sequence THEN "
-            "(SELECT min(b.sequence) FROM names b WHERE b.key = n.key AND b.sequence > n.sequence) END "
-            "FROM names n WHERE sequence = ?",
-            (sequence,),
-        ).fetchall()
-
-    def re_enter(self, sequence: int, keys: Iterable[bytes]) -> None:
+    def re_enter(self, row: Row, keys: Sequence[bytes]) -> None:
         """Leaves the keys it stands in and enters these, by its sequence; Unavailable while one of them is under way:
         two of a key never are."""
-        keys = list(keys)
         for key in keys:
             if self._db.execute(
                 "SELECT 1 FROM names n JOIN entries e USING (sequence) WHERE n.key = ? AND e.claim IS NOT NULL", (key,)
             ).fetchall():
                 raise Unavailable("another entry for the same name is being delivered just now; try again in a moment")
-        self.leave(sequence)
-        self._db.execute("UPDATE entries SET behind = 0 WHERE sequence = ?", (sequence,))
-        self.enter(sequence, keys)
+        self.leave(row.sequence, row.tags())
+        self._db.execute("UPDATE entries SET behind = 0, keys = ? WHERE sequence = ?", (b"".join(keys), row.sequence))
+        self.enter(row.sequence, keys)
 
-    def successors(self, sequence: int) -> list[int]:
+    def successors(self, row: Row) -> list[int]:
         """The entries that stand right behind it in one of its keys."""
-        found: Sequence[Any] = self._db.execute(
-            "SELECT (SELECT min(b.sequence) FROM names b WHERE b.key = n.key AND b.sequence > n.sequence) "
-            "FROM names n WHERE n.sequence = ?",
-            (sequence,),
-        ).fetchall()
-        return sorted({next_ for (next_,) in found if next_ is not None})
+        found: set[int] = set()
+        for key in row.tags():
+            ((next_,),) = self._db.execute(
+                "SELECT min(sequence) FROM names WHERE key = ? AND sequence > ?", (key, row.sequence)
+            ).fetchall()
+            if next_ is not None:
+                found.add(as_int(next_))
+        return sorted(found)
 
-    def is_first(self, sequence: int) -> bool:
-        """Does nothing stand before it in any of its keys?"""
-        return bool(self._db.execute("SELECT 1 FROM entries WHERE sequence = ? AND behind = 0", (sequence,)).fetchall())
+    def first(self, key: bytes) -> int | None:
+        """The entry that stands first in a key."""
+        ((found,),) = self._db.execute("SELECT min(sequence) FROM names WHERE key = ?", (key,)).fetchall()
+        return None if found is None else as_int(found)
 
     def of_key(self, key: bytes) -> list[int]:
         """The entries that stand in a key, in order."""

@@ -10,6 +10,7 @@ import apsw
 
 from holdfast.blob import Digest
 from holdfast.outbox.entry import DeliveryClass, State
+from holdfast.outbox.queue_schema import KEY_BYTES
 
 READY = "state <= 1 AND behind = 0 AND claim IS NULL"
 """What may be claimed; the words of the index ``entries_ready``."""
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     reached: int
     next_try: float
     target: bytes
+    keys: bytes
     process: bytes
     claim: bytes | None
     sealed: bytes
@@ -41,6 +43,10 @@ class Row(NamedTuple):
     def clear(self) -> bytes:
         """What the sealed record is bound to."""
         return clear(self.kind, self.delivery_class, self.size)
+
+    def tags(self) -> list[bytes]:
+        """Of the keys it is to stand in."""
+        return [self.keys[start : start + KEY_BYTES] for start in range(0, len(self.keys), KEY_BYTES)]
 
     def file_name(self) -> str:
         return f"{self.process.hex()}-{self.id.hex()}"

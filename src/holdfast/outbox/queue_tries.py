@@ -181,7 +181,7 @@ class Tries:
         if left is None:
             return
         file, records = self._core.file, self._core.records
-        for sequence in file.order.successors(row.sequence):
+        for sequence in file.order.successors(row):
             next_ = file.entries.row(sequence)
             if next_.kind != row.kind:
                 continue
@@ -203,15 +203,15 @@ class Tries:
         In the queue's thread and inside the change that adds it.
         """
         file = self._core.file
-        if len(keys) != 1 or "base" not in new.payload:
+        if len(keys) != 1 or not new.payload.get("base"):
             return
         sealed = file.order.last(keys[0])
-        if sealed is None or not file.order.is_first(sequence):
+        if sealed is None or file.order.first(keys[0]) != sequence:
             return
         try:
             note = self._core.seals.open(keys[0], "last", sealed, b"")
         except Corrupt:
             return
-        if note["kind"] == new.kind and note["base"] and note["base"] == new.payload["base"]:
+        if note["kind"] == new.kind and note["base"] == new.payload["base"]:
             notes = self._core.records.sealed_notes(file.entries.row(sequence), {"left": note["left"]})
             file.entries.set_progress(sequence, notes)

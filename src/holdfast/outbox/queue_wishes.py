@@ -29,7 +29,7 @@ class Wishes:
             entry = core.records.entry(row)  # Corrupt for a damaged one
             core.file.entries.set_waiting(sequence)
             if row.state not in (State.WAITING, State.DEFERRED):
-                core.file.order.re_enter(sequence, [core.seals.tag("key", key) for key in entry.keys])
+                core.file.order.re_enter(row, [core.seals.tag("key", key) for key in entry.keys])
             return core.records.entry(core.file.entries.row(sequence))
 
         return await core.write(write)
@@ -81,7 +81,7 @@ class Wishes:
             core.file.entries.set_record(sequence, sealed, core.seals.tag("target", new.target))
             core.file.entries.set_progress(sequence, None)
             core.file.entries.set_waiting(sequence)
-            core.file.order.re_enter(sequence, [core.seals.tag("key", key) for key in new.keys])
+            core.file.order.re_enter(row, [core.seals.tag("key", key) for key in new.keys])
             return core.records.entry(core.file.entries.row(sequence)), names
 
         entry, names = await core.write(write)
