@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from holdfast.blob import Digest as Digest
     from holdfast.client.vault import Entry as Entry
+    from holdfast.client.vault import MoveSummary as MoveSummary
     from holdfast.client.vault import Progress as Progress
     from holdfast.client.vault import PutSummary as PutSummary
     from holdfast.client.vault import Version as Version
@@ -37,6 +38,7 @@ _ERRORS = (
 _HOMES = {
     "Digest": "holdfast.blob",
     "Entry": "holdfast.client.vault",
+    "MoveSummary": "holdfast.client.vault",
     "Progress": "holdfast.client.vault",
     "PutSummary": "holdfast.client.vault",
     "Vault": "holdfast.sdk",

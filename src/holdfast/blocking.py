@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from holdfast import sdk
 from holdfast.blob import Buffer, Digest
-from holdfast.client.vault import Entry, Progress, PutSummary, Version
+from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, Version
 from holdfast.pool import ThreadPool
 
 T = TypeVar("T")
@@ -131,6 +131,10 @@ class Vault:
     def delete(self, name: str, *, recursive: bool = False, if_match: Digest | None = None) -> int:
         """As ``holdfast.Vault.delete``."""
         return self._do(self._vault.delete(name, recursive=recursive, if_match=if_match))
+
+    def move(self, old: str, new: str, **options: Any) -> MoveSummary:
+        """As ``holdfast.Vault.move``, with its keywords."""
+        return self._do(self._vault.move(old, new, **options))
 
     def log(self, name: str) -> Sequence[Version]:
         """As ``holdfast.Vault.log``."""

@@ -40,6 +40,16 @@ async def test_the_migrations_make_exactly_the_tables_that_queries_use(tmp_path:
     await database.close()
 
 
+async def test_nobody_else_reads_the_database(tmp_path: Path, pool: ThreadPool) -> None:
+    path = tmp_path / "coordinator.db"
+    database = await Database.open(path, pool)
+    await database.run(queries_members.create_network, FACTS)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        "coordinator.db": 0o600, "coordinator.db-wal": 0o600, "coordinator.db-shm": 0o600,
+    }  # fmt: skip
+    await database.close()
+
+
 async def test_a_database_survives_being_opened_again(tmp_path: Path, pool: ThreadPool) -> None:
     path = tmp_path / "coordinator.db"
     database = await Database.open(path, pool)

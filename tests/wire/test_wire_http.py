@@ -110,6 +110,19 @@ async def test_health_needs_no_signature() -> None:
         assert (health.id, health.role, health.name, health.status) == (NODE.id, "node", "n1", "ok")
 
 
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"{}", b'{"status":"ok"}', b""])
+async def test_a_captive_portal_is_no_holdfast(body: bytes) -> None:
+    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+        writer.close()
+
+    server = await asyncio.start_server(portal, "127.0.0.1", 0)
+    async with server, served(Shelf()) as (_, _, client):
+        with pytest.raises(errors.Unavailable, match="not as holdfast does"):
+            await client.health(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+
 async def test_another_id_at_the_address_is_not_believed() -> None:
     async with served(Shelf()) as (_, target, client):
         with pytest.raises(errors.Unavailable, match="401"):

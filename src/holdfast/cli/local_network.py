@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -68,8 +68,7 @@ class LocalNetwork:
     """The processes of one directory. Use as ``async with``: leaving ends all of them.
 
     ``nodes`` and ``port`` matter when the network is made: without ``port`` free ones are taken, with it the
-    coordinator gets ``port`` and the nodes the ones that follow. ``settings``: by setting name, as they would stand in
-    config.toml; every process of this run gets them.
+    coordinator gets ``port`` and the nodes the ones that follow.
     """
 
     def __init__(
@@ -79,7 +78,6 @@ class LocalNetwork:
         nodes: int | None = None,
         port: int | None = None,
         survive: int | None = None,
-        settings: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         on_exit: Callable[[Member], None] | None = None,
     ) -> None:
@@ -89,7 +87,6 @@ class LocalNetwork:
         self._nodes = nodes
         self._port = port
         self._survive = survive
-        self._settings = {f"HOLDFAST_{name.upper()}": value for name, value in (settings or {}).items()}
         self._clock = clock or SystemClock()
         self._files = OsFiles()
         self._on_exit = on_exit
@@ -248,7 +245,7 @@ class LocalNetwork:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, **self._settings, "HOLDFAST_HOME": str(self.home), "PORT": ""},
+                env={**os.environ, "HOLDFAST_HOME": str(self.home), "PORT": ""},
                 start_new_session=True,  # ^C is for the parent, who ends them in order
             )
         assert member.process.stdout is not None

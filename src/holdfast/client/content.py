@@ -10,8 +10,8 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
-from holdfast.blob import Buffer, Digest
-from holdfast.client.drafts import KnownRecipe
+from holdfast.blob import DIGEST_BYTES, Buffer, Digest
+from holdfast.client.drafts import Draft, KnownRecipe, content_of
 from holdfast.client.fetch import PackReader
 from holdfast.client.names import Found, Names
 from holdfast.client.settings import ClientSettings
@@ -86,6 +86,28 @@ class ContentReader:
         if known is not None:
             await self._names.remember_contents([known])
         return Opened(decoded, place.pack, chunks)
+
+    async def draft(self, found: Found, path: str) -> Draft:
+        """The same file, link or directory once more, as ``path``: nothing of a file is read or sent.
+
+        Its recipe is read only if neither the keep list nor the index tells which packs it needs.
+        """
+        ref = found.ref
+        draft = Draft(path, ref.clear.kind, ref.sealed.attributes, ref.clear.survive)
+        place = ref.sealed.recipe
+        if place is None or place.pack is None:
+            return draft
+        draft.mark = await self._names.mark(ref)
+        packs: tuple[Digest, ...] = ()
+        if len(found.keep) != DIGEST_BYTES:
+            known = await self._names.known_content(content_of(draft.mark))
+            if known is not None and (known.pack, known.offset, known.id) == (place.pack, place.offset, place.id):
+                packs = known.packs
+            else:
+                packs = (await self.open(found, with_data=False)).recipe.packs
+        size = ref.sealed.attributes.size
+        draft.recipe = KnownRecipe(size, place.pack, place.offset, place.length, place.id, ref.sealed.run_start, packs)
+        return draft
 
     async def stream(self, found: Found, start: int, stop: int | None) -> AsyncIterator[Buffer]:
         """Bytes ``start`` up to ``stop`` (None: the end) in order; a buffer is valid until the next is asked for."""

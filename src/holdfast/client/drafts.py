@@ -18,7 +18,7 @@ from holdfast.codec import refs
 from holdfast.codec.keys import GENERATION_FIRST, VaultKeys
 from holdfast.codec.pipeline import PendingPack, Placed
 from holdfast.codec.recipe import Recipe, RecipeEntry
-from holdfast.codec.refs import Attributes, RecipePlace, RefClear, RefKind, RefSealed
+from holdfast.codec.refs import Attributes, RecipePlace, Ref, RefClear, RefKind, RefSealed
 from holdfast.errors import HoldfastError
 
 RUN_GAP_BYTES = 64 << 10
@@ -26,6 +26,7 @@ RUN_GAP_BYTES = 64 << 10
 
 _KNOWN = struct.Struct(">QIIII32s")
 _MARK = struct.Struct(">cBHqq")
+_CONTENT_BYTES = 32
 
 Rule: TypeAlias = Literal["replace", "no-clobber", "if-match"]
 
@@ -43,6 +44,18 @@ class PackState:
 Pending: TypeAlias = PendingPack[PackState]
 Chunk: TypeAlias = Placed[PackState] | ChunkPlace
 """A chunk of a file: new in this upload, or known from before."""
+
+
+class Present(NamedTuple):
+    """A name as the coordinator has it."""
+
+    version: int
+    etag: Digest
+    kind: RefKind
+
+    @classmethod
+    def of(cls, ref: Ref) -> Present:
+        return cls(ref.clear.version, ref.etag, ref.clear.kind)
 
 
 class KnownRecipe(NamedTuple):
@@ -172,6 +185,19 @@ class Group:
     rebased: int = 0
 
 
+def tombstone(path: str, version: int, etag: Digest, survive: int, now: float, *, exact: bool) -> Draft:
+    """The deletion of a name; ``exact``: only of this version. ``now``: seconds since 1970."""
+    return Draft(
+        path,
+        RefKind.TOMBSTONE,
+        Attributes(0, int(now * 1e9), 0),
+        survive,
+        rule="if-match" if exact else "replace",
+        seen_version=version,
+        seen_etag=etag,
+    )
+
+
 def mark_of(kind: RefKind, attributes: Attributes, content: bytes, survive: int | None) -> bytes:
     """Equal marks: a put would say nothing new. At most 100 bytes."""
     head = _MARK.pack(
@@ -185,6 +211,12 @@ def mark_of(kind: RefKind, attributes: Attributes, content: bytes, survive: int 
         said = repr((attributes.target, sorted(attributes.meta.items()))).encode()
         return head + content + Digest.of(said)
     return head + content
+
+
+def content_of(mark: bytes) -> bytes:
+    """The content id in the mark of a file; empty if it has none."""
+    content = mark[_MARK.size : _MARK.size + _CONTENT_BYTES]
+    return content if mark[:1] == b"F" and len(content) == _CONTENT_BYTES else b""
 
 
 def build_recipe(

@@ -63,6 +63,14 @@ class PutSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveSummary:
+    """``names`` have a new name; ``entry`` is the one that was asked for, as it is now."""
+
+    names: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One state in a name's history, newest first. ``kind`` None: the name was deleted here.
 

@@ -15,6 +15,7 @@ from functools import partial
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.client.coordinators import Coordinators
+from holdfast.client.drafts import KnownRecipe, Present
 from holdfast.client.index import Index
 from holdfast.client.index_file import Batch, IndexFile, NodeRow, SeenRef
 from holdfast.codec import paths, refs
@@ -100,10 +101,10 @@ class Names:
             await self.remember_places(page.packs, page.nodes)
             yield opened, page
 
-    async def clear_listing(self, directory: str) -> dict[bytes, tuple[int, Digest, RefKind]]:
-        """name tag -> (version, etag, kind) of a directory, without opening the records: to find what is unchanged."""
+    async def clear_listing(self, directory: str) -> dict[bytes, Present]:
+        """name tag -> what is there, of a directory, without opening the records: to find what is unchanged."""
         parent = paths.parent_tag(self._keys.name, directory)
-        found: dict[bytes, tuple[int, Digest, RefKind]] = {}
+        found: dict[bytes, Present] = {}
 
         def read(records: Sequence[bytes]) -> None:
             for record in records:
@@ -111,11 +112,21 @@ class Names:
                     clear = refs.parse_record(record).clear
                 except BadRequest as error:
                     raise Corrupt(f"the coordinator listed something that is no record: {error.detail}") from error
-                found[clear.name_tag] = (clear.version, refs.etag(record), clear.kind)
+                found[clear.name_tag] = Present(clear.version, refs.etag(record), clear.kind)
 
         async for page in self._pages(parent.hex()):
             await self._pool.run(read, page.records)
         return found
+
+    def tag(self, path: str) -> bytes:
+        return paths.name_tag(self._keys.name, path)
+
+    async def is_empty(self, directory: str) -> bool:
+        """Is nothing in it?"""
+        async for page in self._pages(paths.parent_tag(self._keys.name, directory).hex(), limit=1):
+            if page.records:
+                return False
+        return True
 
     async def seen_in(self, directory: str) -> list[Ref]:
         """What this device remembers of a directory: for when the coordinator does not answer."""
@@ -184,6 +195,16 @@ class Names:
                 raise Unavailable("the coordinator's pages do not go on")
             after = page.after
 
+    async def known_content(self, content: bytes) -> KnownRecipe | None:
+        """Where this device knows the recipe of a content id to lie."""
+        place = (await self._index.run(lambda file: file.contents((content,)))).get(content) if content else None
+        return None if place is None else KnownRecipe.decode(place)
+
+    async def mark(self, ref: Ref) -> bytes:
+        """The mark that this device gave this very state of a name; empty if another device made it."""
+        seen = await self._index.ref(ref.clear.name_tag)
+        return seen.mark if seen is not None and seen.etag == ref.etag else b""
+
     async def remember_contents(self, contents: Sequence[tuple[bytes, Digest, bytes]]) -> None:
         """Writes down where the recipes of known contents lie: (content id, the recipe's pack, its encoded place)."""
         batch = Batch()
@@ -206,11 +227,11 @@ class Names:
                 self._written.popitem(last=False)
             await self._index.later(batch)
 
-    async def _pages(self, parent: str | None) -> AsyncIterator[m.RefPage]:
+    async def _pages(self, parent: str | None, limit: int = m.PAGE_MAX) -> AsyncIterator[m.RefPage]:
         after: str | None = None
         while True:
             page = await self._coordinators.ask(
-                routes.REFS, m.RefQuery(parent=parent, after=after), path={"vault": str(self._keys.vault)}
+                routes.REFS, m.RefQuery(parent=parent, after=after, limit=limit), path={"vault": str(self._keys.vault)}
             )
             yield page
             if page.after is None:
@@ -251,7 +272,7 @@ class Names:
 
     async def _remembered(self, path: str, seen: SeenRef) -> Found:
         ref = refs.open_record(self._keys, seen.record, path)
-        packs = refs.parse_keep_list(seen.keep)
+        packs = refs.parse_keep_list(seen.keep) if seen.keep else []
         if not packs and ref.sealed.recipe is not None and ref.sealed.recipe.pack is not None:
             packs = [ref.sealed.recipe.pack]
         rows = await self._index.places(packs)

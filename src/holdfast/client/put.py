@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast.blob import Buffer, Digest
-from holdfast.client.drafts import Chunk, Draft, Group, KnownRecipe, NewRecipe, Rule, mark_of
+from holdfast.client.drafts import Chunk, Draft, Group, KnownRecipe, NewRecipe, Present, Rule, mark_of
 from holdfast.client.index_file import Batch, ChunkPlace, FileStat, IndexFile, SeenRef
 from holdfast.client.local import LocalEntry, OpenedFile, file_stat, is_settled, look, read_small, same
 from holdfast.client.uploader import Uploader
@@ -351,19 +351,26 @@ def directory_draft(path: str, survive: int, mtime_ns: int) -> Draft:
 
 def prepare(draft: Draft, seen: SeenRef | None, options: PutOptions) -> None:
     """Sets what the draft replaces; Exists or Conflict if that may not be, as far as this device knows."""
-    kind = None if seen is None else refs.parse_record(seen.record).clear.kind
-    if seen is None or kind is None:
+    present = None
+    if seen is not None:
+        present = Present(seen.version, seen.etag, refs.parse_record(seen.record).clear.kind)
+    prepare_over(draft, present, options)
+
+
+def prepare_over(draft: Draft, present: Present | None, options: PutOptions) -> None:
+    """As ``prepare``, over what the coordinator says is there."""
+    if present is None:
         if options.if_match is not None:
             raise Conflict(f"{draft.path}: there is no version {str(options.if_match)[:12]} to replace")
         return
-    draft.seen_version, draft.seen_etag = seen.version, seen.etag
-    if kind is RefKind.TOMBSTONE:
+    draft.seen_version, draft.seen_etag = present.version, present.etag
+    if present.kind is RefKind.TOMBSTONE:
         if options.if_match is not None:
             raise Conflict(f"{draft.path} was deleted; there is no version to replace")
         return
     if options.rule == "no-clobber":
         raise Exists(f"{draft.path} exists already and was not replaced")
-    if options.if_match is not None and options.if_match != seen.etag:
-        raise Conflict(f"{draft.path} was changed: its etag is {seen.etag}", etag=str(seen.etag))
-    if (kind is RefKind.DIRECTORY) != (draft.kind is RefKind.DIRECTORY):
-        raise Conflict(f"{draft.path} is a {kind.name.lower()}; remove it first")
+    if options.if_match is not None and options.if_match != present.etag:
+        raise Conflict(f"{draft.path} was changed: its etag is {present.etag}", etag=str(present.etag))
+    if (present.kind is RefKind.DIRECTORY) != (draft.kind is RefKind.DIRECTORY):
+        raise Conflict(f"{draft.path} is a {present.kind.name.lower()}; remove it first")

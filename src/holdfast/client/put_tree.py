@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.blob import Digest
-from holdfast.client.drafts import Chunk, Draft, Group, KnownRecipe, mark_of
+from holdfast.client.drafts import Chunk, Draft, Group, KnownRecipe, Present, mark_of
 from holdfast.client.entries import PutSummary
 from holdfast.client.index_file import Batch, ChunkPlace, FileStat, IndexFile
 from holdfast.client.local import Excludes, LocalEntry, ReadFile, file_stat, look, read_small, same, scan
@@ -33,21 +32,13 @@ GROUPS_MAX = 8000
 """Names under way at most: what has no pack yet must not fill the memory."""
 
 
-class Remote(NamedTuple):
-    """A name as the coordinator lists it."""
-
-    version: int
-    etag: Digest
-    kind: RefKind
-
-
 class Wanted(NamedTuple):
     """A thing to be stored. ``content``: known without reading, by its stamp."""
 
     local: LocalEntry
     path: str
     kind: RefKind
-    seen: Remote | None
+    seen: Present | None
     content: tuple[bytes, KnownRecipe] | None
 
 
@@ -84,7 +75,7 @@ class TreePutter:
         files: Files,
         pool: Pool,
         now: Callable[[], float],
-        listing: Callable[[str], Awaitable[dict[bytes, Remote]]],
+        listing: Callable[[str], Awaitable[dict[bytes, Present]]],
         done: Callable[[str], None],
     ) -> None:
         """``listing``: what the coordinator has in a directory, by name tag. ``done`` hears of each name stored."""
@@ -153,7 +144,7 @@ class TreePutter:
             waiting.extend(folder for folder in reversed(folders) if folder[1] not in refused)
 
     async def _take(
-        self, tree: _Tree, entries: list[tuple[LocalEntry, str]], remote: dict[bytes, Remote], dry_run: bool
+        self, tree: _Tree, entries: list[tuple[LocalEntry, str]], remote: dict[bytes, Present], dry_run: bool
     ) -> set[str]:
         """Compares one directory's entries and stores what is new; returns the paths that cannot be."""
         unchanged, wanted, refused = await self._uploader.index.run(
@@ -198,7 +189,7 @@ class TreePutter:
         return {path for path, _ in refused}
 
     def _compare(
-        self, file: IndexFile, entries: list[tuple[LocalEntry, str]], remote: dict[bytes, Remote], options: PutOptions
+        self, file: IndexFile, entries: list[tuple[LocalEntry, str]], remote: dict[bytes, Present], options: PutOptions
     ) -> tuple[int, list[Wanted], list[tuple[str, HoldfastError]]]:
         """In the index's thread: (how many are as they were, what to store, what cannot be stored)."""
         wanted: list[Wanted] = []

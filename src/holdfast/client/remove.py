@@ -5,18 +5,16 @@ Nothing is deleted for good here: history keeps records and packs for a while (d
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
 from holdfast.blob import Digest
-from holdfast.client.drafts import Draft, Group
+from holdfast.client.changes import Changes
+from holdfast.client.drafts import tombstone
 from holdfast.client.names import Names
 from holdfast.client.uploader import Uploader
-from holdfast.codec.refs import Attributes, Ref, RefKind
-from holdfast.errors import Conflict, HoldfastError, NotFound, PartlyDone
-
-GROUPS_MAX = 4000
+from holdfast.codec.refs import Ref, RefKind
+from holdfast.errors import Conflict, NotFound
 
 
 class _Doomed(NamedTuple):
@@ -30,42 +28,26 @@ class Remover:
 
     def __init__(self, names: Names, uploader: Uploader, now: Callable[[], float]) -> None:
         self._names = names
-        self._uploader = uploader
         self._now = now
-        self._outstanding = 0
-        self._changed = asyncio.Event()
-        self._failed: list[tuple[str, HoldfastError]] = []
-        self._removed = 0
+        self._changes = Changes(uploader)
 
     async def remove(self, path: str, *, recursive: bool, if_match: Digest | None, survive: int) -> int:
         """How many names were removed. Errors as ``Vault.delete``."""
         found = await self._names.find_any(path, fresh=True)
         if found is None or found.ref.clear.kind is RefKind.TOMBSTONE:
-            if not recursive or await self._is_empty(path):
+            if not recursive or await self._names.is_empty(path):
                 raise NotFound(f"no {path!r} in this vault")
         elif if_match is not None and found.ref.etag != if_match:
             raise Conflict(f"{path} was changed: its etag is {found.ref.etag}", etag=str(found.ref.etag))
-        elif found.ref.clear.kind is RefKind.DIRECTORY and not recursive and not await self._is_empty(path):
+        elif found.ref.clear.kind is RefKind.DIRECTORY and not recursive and not await self._names.is_empty(path):
             raise Conflict(f"{path} is a directory and not empty; remove it with all in it: rm -r")
         if recursive:
             await self._below(path, survive)
-        if not self._failed and found is not None and found.ref.clear.kind is not RefKind.TOMBSTONE:
+        if not self._changes.failed and found is not None and found.ref.clear.kind is not RefKind.TOMBSTONE:
             await self._submit(_doomed(found.ref), survive, exact=if_match is not None)
-            await self._settle()
-        if self._failed:
-            name, error = self._failed[0]
-            if len(self._failed) == 1 and self._removed == 0:
-                raise error
-            raise PartlyDone(
-                f"{self._removed} names were removed, {len(self._failed)} were not; the first: {name}: {error.detail}"
-            )
-        return self._removed
-
-    async def _is_empty(self, directory: str) -> bool:
-        async for entries, _ in self._names.listing(directory):
-            if entries:
-                return False
-        return True
+            await self._changes.settle()
+        self._changes.check("removed")
+        return self._changes.done
 
     async def _below(self, top: str, survive: int) -> None:
         """Lists directories on the way down, removes their entries on the way up."""
@@ -85,39 +67,13 @@ class Remover:
         for doomed in reversed(levels):
             for one in doomed:
                 await self._submit(one, survive, exact=False)
-            await self._settle()
-            if self._failed:
+            await self._changes.settle()
+            if self._changes.failed:
                 return
 
     async def _submit(self, doomed: _Doomed, survive: int, *, exact: bool) -> None:
-        draft = Draft(
-            doomed.path,
-            RefKind.TOMBSTONE,
-            Attributes(0, int(self._now() * 1e9), 0),
-            survive,
-            rule="if-match" if exact else "replace",
-            seen_version=doomed.version,
-            seen_etag=doomed.etag,
-        )
-
-        def settled(group: Group, error: HoldfastError | None) -> None:
-            self._outstanding -= 1
-            if error is None:
-                self._removed += 1
-            else:
-                self._failed.append((doomed.path, error))
-            self._changed.set()
-
-        self._outstanding += 1
-        await self._uploader.submit(Group([draft], settled))
-        if self._outstanding >= GROUPS_MAX:
-            await self._settle()
-
-    async def _settle(self) -> None:
-        self._uploader.finish()
-        while self._outstanding:
-            self._changed.clear()
-            await self._changed.wait()
+        draft = tombstone(doomed.path, doomed.version, doomed.etag, survive, self._now(), exact=exact)
+        await self._changes.add(doomed.path, [draft])
 
 
 def _doomed(ref: Ref) -> _Doomed:

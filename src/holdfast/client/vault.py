@@ -16,7 +16,7 @@ from holdfast.blob import Buffer, Digest
 from holdfast.client.content import ContentReader
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.drafts import Draft, Rule
-from holdfast.client.entries import Entry, Progress, PutSummary, Version, entry_of, kind_of
+from holdfast.client.entries import Entry, MoveSummary, Progress, PutSummary, Version, entry_of, kind_of
 from holdfast.client.fetch import PackReader
 from holdfast.client.get import Getter
 from holdfast.client.index import Index
@@ -24,10 +24,11 @@ from holdfast.client.index_file import SeenRef
 from holdfast.client.index_rebuild import IndexRebuild, IndexRebuilt
 from holdfast.client.latency import Latency
 from holdfast.client.local import Excludes, look
+from holdfast.client.move import Mover
 from holdfast.client.names import Found, Names
 from holdfast.client.plans import Plans
 from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
-from holdfast.client.put_tree import Remote, TreePutter
+from holdfast.client.put_tree import TreePutter
 from holdfast.client.remove import Remover
 from holdfast.client.settings import ClientSettings
 from holdfast.client.shards import ShardSender
@@ -235,12 +236,8 @@ class Vault:
             files += 1
             say(name)
 
-        async def listing(directory: str) -> dict[bytes, Remote]:
-            found = await self._names.clear_listing(directory)
-            return {tag: Remote(*fields) for tag, fields in found.items()}
-
         putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
-        tree = TreePutter(putter, self._files, self._pool, self._clock.now, listing, done)
+        tree = TreePutter(putter, self._files, self._pool, self._clock.now, self._names.clear_listing, done)
         if not dry_run:
             await self._index_rebuilt(large=await self._pool.run(_is_large, sources))
         before = uploader.new_bytes
@@ -370,6 +367,43 @@ class Vault:
             uploader.active -= 1
         self._directories.clear()
         return removed
+
+    async def move(
+        self,
+        old: str,
+        new: str,
+        *,
+        no_clobber: bool = False,
+        if_match: Digest | None = None,
+        allow_degraded: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> MoveSummary:
+        """Gives a name, and all below it, another name; nothing is sent but the names. Version and history stay behind.
+
+        A file or link moves in one step, a directory name by name: after a failure call it again. What is there under
+        the new name is replaced as ``put`` replaces it: Exists with ``no_clobber``, Conflict with ``if_match`` or where
+        one is a directory and the other is not. NotFound; Conflict when the old name is changed meanwhile.
+        """
+        source, target = paths.normalise(old), paths.normalise(new)
+        options = await self._options(no_clobber=no_clobber, if_match=if_match)
+        uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
+        above = self._missing_directories(target)
+        moved = 0
+
+        def count(name: str) -> None:
+            nonlocal moved
+            moved += 1
+            if progress is not None:
+                progress(Progress(moved, None, 0, None, name))
+
+        uploader.active += 1
+        try:
+            mover = Mover(self._names, self._content, uploader, options, self._clock.now, count)
+            names = await mover.move(source, target, above)
+        finally:
+            uploader.active -= 1
+            self._directories.clear()
+        return MoveSummary(names, await self.stat(target))
 
     async def log(self, name: str) -> Sequence[Version]:
         """The states of a name that are kept, newest first; NotFound if there never was one."""
@@ -573,4 +607,4 @@ def _entry(draft: Draft) -> Entry:
     )
 
 
-__all__ = ["Entry", "IndexRebuilt", "Progress", "PutSummary", "Vault", "Version"]
+__all__ = ["Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "Vault", "Version"]

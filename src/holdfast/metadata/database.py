@@ -5,6 +5,7 @@ All work happens in the pool that is given. For SQLite it has one thread, which 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from holdfast.errors import BadConfig, Conflict, HoldfastError, NoSpace, StorePoisoned
+from holdfast.files import OsFiles
 from holdfast.metadata.dialects import is_disk_failure, is_full, sqlite_engine
 from holdfast.pool import Pool
 
@@ -69,6 +71,10 @@ class Database:
 
 
 def _open(path: Path) -> Engine:
+    files = OsFiles()  # SQLite goes past the seam of files, and so does this
+    if files.size(path) is None and path.parent.is_dir():
+        with contextlib.suppress(FileExistsError):
+            files.close(files.create(path))  # made here so that its mode is 0600, which its journal then has too
     engine = sqlite_engine(path)
     try:
         migrate(engine)

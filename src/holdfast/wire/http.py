@@ -365,7 +365,11 @@ class HttpClient:
                     yarl.URL(checked_url(url) + routes.HEALTH.path, encoded=True), allow_redirects=False
                 )
                 async with response:
-                    return m.decode(await _limited(response), m.Health)
+                    body = await _limited(response)
+        try:
+            return m.decode(body, m.Health)
+        except errors.BadRequest as error:
+            raise errors.Unavailable(f"{url} answers, but not as holdfast does: {error.detail}") from error
 
     async def close(self) -> None:
         """Ends all connections; what is asked later is Unavailable. May be called twice."""
