@@ -16,6 +16,7 @@ _PARTS = {
     "limits": "what the machine can do: seal, hash, loopback, synced writes, the raw pipeline",
     "transfer": "put and get through the SDK beside the raw pipeline",
     "buckets": "NATS buckets of one and three copies beside the bare calls",
+    "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"

@@ -123,6 +123,20 @@ def test_a_node_dies_and_its_packs_are_copied_after_out_after(tmp_path: Path) ->
     story(tmp_path, tell)
 
 
+def test_status_says_at_once_what_was_repaired(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        await fill(grid)
+        await grid.kill((await holders(grid))[0])
+        await asyncio.sleep(5 * MINUTE)
+        async with await grid.view() as view:
+            assert (await view.status()).packs.degraded
+            await whole(grid, 5, 10 * MINUTE)
+            packs = (await view.status()).packs
+        assert (packs.healthy, packs.degraded) == (packs.total, 0)
+
+    story(tmp_path, tell, settings={"sweep_interval": 86400.0})
+
+
 def test_at_the_floor_nobody_is_waited_for(tmp_path: Path) -> None:
     async def tell(grid: Grid) -> None:
         contents = await fill(grid)

@@ -76,9 +76,9 @@ async def body_of(found: Entry) -> bytes:
 
 async def claim_all(queue: Queue, limit: int = 100) -> list[tuple[Lane, Entry]]:
     found = []
-    for lane, view in (await queue.lanes(["http", "ref"], limit)).items():
+    for lane, view in (await queue.tries.lanes(["http", "ref"], limit)).items():
         if view.due:
-            found += [(lane, claimed) for claimed in await queue.claim(lane, limit)]
+            found += [(lane, claimed) for claimed in await queue.tries.claim(lane, limit)]
     return found
 
 

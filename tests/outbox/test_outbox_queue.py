@@ -28,7 +28,7 @@ REMOVE = Settled(Change.REMOVE, True)
 
 async def settle(queue: Queue, found: tuple[Lane, Entry], left: object = None) -> bool:
     lane, claimed = found
-    return await queue.settle(claimed, lane, REMOVE, Delivered(left))
+    return await queue.tries.settle(claimed, lane, REMOVE, Delivered(left))
 
 
 def names(found: list[tuple[Lane, Entry]]) -> list[int]:
@@ -84,9 +84,9 @@ async def test_an_entry_is_acknowledged_after_file_directory_and_row_are_synced(
     await queue.add(entry("a"), b"x" * 100_000)
     assert seen == [("sync", 0), ("directory", 0)]
     assert rows() == 1
-    assert queue._file._db.pragma("synchronous") == 2, "each commit is synced"
-    await queue.claim(("http", queue._seals.tag("target", "http://one")), 1)
-    assert queue._file._db.pragma("synchronous") == 2, "claims alone are not"
+    assert queue._core.file._db.pragma("synchronous") == 2, "each commit is synced"
+    await queue.tries.claim(("http", queue._core.seals.tag("target", "http://one")), 1)
+    assert queue._core.file._db.pragma("synchronous") == 2, "claims alone are not"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,9 @@ async def test_a_disk_that_refuses_a_body_leaves_earlier_entries_intact(
 async def test_a_full_database_refuses_the_write_and_keeps_the_rest(rig: QueueRig) -> None:
     queue = await rig.open()
     await queue.add(entry("a"), b"first")
-    await queue._ask(lambda: queue._file._db.pragma("max_page_count", int(queue._file._db.pragma("page_count")) + 4))
+    await queue._core.ask(
+        lambda: queue._core.file._db.pragma("max_page_count", int(queue._core.file._db.pragma("page_count")) + 4)
+    )
 
     async def fill() -> None:
         for _ in range(100):
@@ -130,7 +132,7 @@ async def test_a_full_database_refuses_the_write_and_keeps_the_rest(rig: QueueRi
 
     with pytest.raises(NoSpace):
         await fill()
-    await queue._ask(lambda: queue._file._db.pragma("max_page_count", 1 << 30))
+    await queue._core.ask(lambda: queue._core.file._db.pragma("max_page_count", 1 << 30))
     again = await rig.open()
     page = await again.page()
     assert await body_of(page[0]) == b"first"
@@ -153,7 +155,7 @@ async def test_limits_of_one_body_and_of_all(rig: QueueRig) -> None:
     other = await rig.open()
     with pytest.raises(NoSpace):
         await other.add(entry("a"), b"x" * 200_000)
-    await queue.drop(1)
+    await queue.wishes.drop(1)
     await queue.add(entry("a"), b"x" * 200_000)
 
 
@@ -235,8 +237,8 @@ async def test_a_conflict_holds_its_key_a_rejected_entry_does_not(rig: QueueRig)
 
     (one, three) = [await queue.find(1), await queue.find(3)]
     conflict = Conflicted("changed", {"etag": '"2"', "base": {"etag": '"2"'}}, content=theirs)
-    assert await queue.settle(one, lane, Settled(Change.CONFLICT, True), conflict)
-    assert await queue.settle(three, lane, Settled(Change.REJECT, True), Rejected("too odd"))
+    assert await queue.tries.settle(one, lane, Settled(Change.CONFLICT, True), conflict)
+    assert await queue.tries.settle(three, lane, Settled(Change.REJECT, True), Rejected("too odd"))
     assert names(await claim_all(queue)) == [4]
     found = await queue.find(1)
     assert found.state is State.CONFLICT
@@ -247,8 +249,8 @@ async def test_a_conflict_holds_its_key_a_rejected_entry_does_not(rig: QueueRig)
     rejected = await queue.find(3)
     assert (rejected.state, rejected.reason) == (State.REJECTED, "too odd")
     with pytest.raises(BadRequest):
-        await queue.retry(1)
-    again = await queue.resolve_mine(1, {"etag": '"2"'})
+        await queue.wishes.retry(1)
+    again = await queue.wishes.resolve_mine(1, {"etag": '"2"'})
     assert (again.state, again.left) == (State.WAITING, {"etag": '"2"'})
     assert names(await claim_all(queue)) == [1]
     assert not list((rig.directory / "bodies").iterdir())
@@ -260,12 +262,12 @@ async def test_both_sides_of_a_conflict_are_kept_under_two_names(rig: QueueRig) 
     await queue.add(entry("a"), b"later")
     await queue.add(entry("new"), b"there already")
     ((lane, one), third) = await claim_all(queue)
-    assert await queue.settle(one, lane, Settled(Change.CONFLICT, True), Conflicted("changed", absent=True))
+    assert await queue.tries.settle(one, lane, Settled(Change.CONFLICT, True), Conflicted("changed", absent=True))
     with pytest.raises(Unavailable, match="same name"):
-        await queue.resolve_elsewhere(1, entry("new", name="a (conflict)"))
+        await queue.wishes.resolve_elsewhere(1, entry("new", name="a (conflict)"))
     assert names(await claim_all(queue)) == [], "nothing was changed by that"
     await settle(queue, third)
-    moved = await queue.resolve_elsewhere(1, entry("new", name="a (conflict)"))
+    moved = await queue.wishes.resolve_elsewhere(1, entry("new", name="a (conflict)"))
     assert moved.payload == {"name": "a (conflict)"}
     assert await body_of(moved) == b"mine" * 10_000
     assert names(await claim_all(queue)) == [1, 2], "both names go on"
@@ -276,11 +278,11 @@ async def test_a_retried_entry_takes_its_old_place(rig: QueueRig) -> None:
     for _ in range(3):
         await queue.add(entry("a"))
     ((lane, one),) = await claim_all(queue)
-    assert await queue.settle(one, lane, Settled(Change.REJECT, True), Rejected("no"))
-    await queue.retry(1)
+    assert await queue.tries.settle(one, lane, Settled(Change.REJECT, True), Rejected("no"))
+    await queue.wishes.retry(1)
     assert names(await claim_all(queue)) == [1]
     with pytest.raises(Unavailable, match="being delivered"):
-        await queue.drop(1)
+        await queue.wishes.drop(1)
 
 
 async def test_the_chain_is_kept_when_one_in_it_gives_up(rig: QueueRig) -> None:
@@ -290,7 +292,7 @@ async def test_the_chain_is_kept_when_one_in_it_gives_up(rig: QueueRig) -> None:
     (one,) = await claim_all(queue)
     await settle(queue, one, {"etag": "after 1"})
     ((lane, two),) = await claim_all(queue)
-    assert await queue.settle(two, lane, Settled(Change.REJECT, True), Rejected("no"))
+    assert await queue.tries.settle(two, lane, Settled(Change.REJECT, True), Rejected("no"))
     ((_, three),) = await claim_all(queue)
     assert three.left == {"etag": "after 1"}
 
@@ -299,10 +301,10 @@ async def test_claims_of_the_dead_are_free_at_once_those_of_the_living_after_the
     living, other = await rig.open(), await rig.open()
     await living.add(entry("a"))
     (mine,) = await claim_all(living)
-    assert await other.release_dead() == 0
+    assert await other.tries.release_dead() == 0
     assert await claim_all(other) == []
-    await living._ask(lambda: living._file.renew([1], process=living._process or b"", until=0.0))
-    assert await other.release_dead() == 1
+    await living._core.ask(lambda: living._core.file.claims.renew([1], process=living._core.process or b"", until=0.0))
+    assert await other.tries.release_dead() == 1
     (theirs,) = await claim_all(other)
     assert not await settle(living, mine, {"etag": "late"}), "the claim was lost, so nothing is written"
     await other.close()  # as if it had died: its lock is free
@@ -315,8 +317,8 @@ async def test_claims_of_another_boot_are_void(rig: QueueRig) -> None:
     queue, other = await rig.open(), await rig.open()
     await queue.add(entry("a"))
     await claim_all(queue)
-    other._boot = b"another boot...."
-    assert await other.release_dead() == 1
+    other._core.boot = b"another boot...."
+    assert await other.tries.release_dead() == 1
 
 
 async def test_moderate_entries_do_not_outlive_their_process(rig: QueueRig) -> None:
@@ -338,16 +340,16 @@ async def test_damaged_entries_stand_aside_and_the_rest_goes_on(rig: QueueRig) -
         await queue.add(entry(key), b"body")
 
     def damage() -> None:
-        queue._file._db.execute("UPDATE entries SET sealed = zeroblob(100) WHERE sequence = 1")
+        queue._core.file._db.execute("UPDATE entries SET sealed = zeroblob(100) WHERE sequence = 1")
 
-    await queue._ask(damage)
+    await queue._core.ask(damage)
     assert names(await claim_all(queue)) == [3]
     assert names(await claim_all(queue)) == [2]
     (found,) = await queue.page(states=[State.DAMAGED])
     assert (found.sequence, found.keys) == (1, ())
     with pytest.raises(Corrupt):
-        await queue.retry(1)
-    await queue.drop(1)
+        await queue.wishes.retry(1)
+    await queue.wishes.drop(1)
     assert len(await queue.page()) == 2
 
 
@@ -371,7 +373,7 @@ async def test_a_body_that_the_disk_changed_is_never_handed_out(rig: QueueRig, s
     if bodies:
         bodies[0].unlink()
     else:
-        await queue._ask(lambda: queue._file._db.execute("UPDATE entries SET body = zeroblob(140)"))
+        await queue._core.ask(lambda: queue._core.file._db.execute("UPDATE entries SET body = zeroblob(140)"))
     with pytest.raises(Corrupt):
         await body_of(await queue.find(1))
 
@@ -430,10 +432,10 @@ async def test_a_stepped_clock_neither_stalls_nor_frees_anything(rig: QueueRig, 
         await queue.add(entry(key))
     found = await claim_all(queue)
     lane, first = found[0]
-    await queue.settle(first, lane, Settled(Change.DEFER, True, delay_s=300.0), Deferred("later"))
+    await queue.tries.settle(first, lane, Settled(Change.DEFER, True, delay_s=300.0), Deferred("later"))
     assert await claim_all(queue) == []
     rig.clock.step_s = step
-    assert await other.release_dead() == 0, "a lease runs on the monotonic clock"
+    assert await other.tries.release_dead() == 0, "a lease runs on the monotonic clock"
     assert names(await claim_all(other)) == [1], "no next try lies a month ahead"
 
 

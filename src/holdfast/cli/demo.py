@@ -1,9 +1,8 @@
-"""``holdfast demo``: a real file on seven real node processes; four of them are killed; it comes back byte for byte."""
+"""``holdfast demo``: a real file on seven real node processes; two are killed, the rest make it whole, two more go."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
 import signal
 import sys
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.demo_files import contains, equal, make_file, measure, packs_on
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import Verb
 from holdfast.cli.words import count_words, size_words
-from holdfast.errors import Corrupt, Interrupted, NoSpace, NotFound
+from holdfast.errors import Corrupt, Interrupted, NoSpace, NotFound, TimedOut
 
 if TYPE_CHECKING:
     from holdfast.cli.local_network import LocalNetwork, Member
@@ -29,9 +29,15 @@ if TYPE_CHECKING:
 NODES = 7
 SURVIVE = 4
 FILE_BYTES = 64 << 20
-PIECE_BYTES = 1 << 20
 TABLE_PACKS_MAX = 32
-SPACE_TIMES = SURVIVE + 5  # the copies, the file, two reads and room to breathe
+COPIES = SURVIVE + 1
+SPACE_TIMES = COPIES + 5  # the copies, those made anew, the file, what was read and room to breathe
+HEARTBEAT_S, OUT_S = 1, 6
+SETTINGS = {"heartbeat_interval": f"{HEARTBEAT_S}s", "out_after": f"{OUT_S}s", "repair_interval": "500ms"}
+"""A story cannot wait four hours; nothing else is shortened."""
+POLL_S = 0.2
+STUCK_S = 60.0
+"""Without a new copy for so long, healing does not work."""
 TEXT = b"A machine that comes and goes is still a good machine, if you own a few of them.\n" * 16
 
 
@@ -39,7 +45,8 @@ TEXT = b"A machine that comes and goes is still a good machine, if you own a few
 @click.option("--file", "path", type=click.Path(path_type=Path), help="Your own file [default: 64 MiB made for this].")
 @current
 def command(invocation: Invocation, path: Path | None) -> None:
-    """Store a file on seven node processes of this machine, kill four of them with kill -9, and read it back.
+    """Store a file on seven node processes of this machine and kill -9 two of them; it is read back, the others make
+    every pack whole again, two more are killed, and it is read back again.
 
     Exit code 0 only if every byte was the same. Leaves nothing behind.
     """
@@ -117,7 +124,7 @@ class _Story:
         if not self._invocation.json:
             self._line(click.style(f"holdfast demo: {NODES} nodes, any {SURVIVE} of them may die", bold=True))
         began = self._clock.monotonic()
-        network = LocalNetwork(self._directory / "network", nodes=NODES, survive=SURVIVE)
+        network = LocalNetwork(self._directory / "network", nodes=NODES, survive=SURVIVE, settings=SETTINGS)
         async with network:
             spent = self._clock.monotonic() - began
             self._step(
@@ -128,13 +135,17 @@ class _Story:
             what = " and ".join(f"{item.name} ({size_words(item.size)})" for item in items)
             self._step(f"To be kept: {what}.", event="files", files=[[i.name, i.size, i.digest] for i in items])
             await self._put(network, items)
-            packs = await self._pool.run(_packs, network)
+            packs = await self._pool.run(packs_on, network.nodes)
             self._table(network, packs)
             await self._search(network)
-            for count in (2, 2):
-                await self._kill(network, count)
-                self._table(network, packs)
-                await self._read_back(network, items)
+            await self._kill(network, 2)
+            self._table(network, packs)
+            await self._read_back(network, items)
+            packs = await self._heal(network, packs)
+            self._table(network, packs)
+            await self._kill(network, 2)
+            self._table(network, packs)
+            await self._read_back(network, items)
             dead = sum(not node.running for node in network.nodes)
         verdict = f"{dead} of {NODES} machines died without a word. Every byte came back."
         if self._invocation.json:
@@ -148,10 +159,10 @@ class _Story:
         big = path
         if big is None:
             big = self._directory / "a big file.bin"
-            await self._pool.run(_make_file, big, FILE_BYTES, self._randomness)
+            await self._pool.run(make_file, big, FILE_BYTES, self._randomness)
         found = []
         for item in (big, text):
-            size, digest = await self._pool.run(_measure, item)
+            size, digest = await self._pool.run(measure, item)
             found.append(_Item(item.name, item, size, digest))
         return found
 
@@ -173,10 +184,13 @@ class _Story:
         )  # fmt: skip
 
     async def _search(self, network: LocalNetwork) -> None:
-        found = await self._pool.run(_contains, [node.data / "objects" for node in network.nodes], TEXT[:40])
+        found, packs = await self._pool.run(contains, network.nodes, TEXT[:40])
         if found:
             raise Corrupt("A sentence of the text lies readable on a node: this must not be.")
-        self._step("Looked through everything the nodes keep: no word of the text can be read there.", event="searched")
+        self._step(
+            f"Looked through all {packs} packs that the nodes keep: no word of the text can be read there.",
+            event="searched", packs=packs,
+        )  # fmt: skip
 
     async def _kill(self, network: LocalNetwork, count: int) -> None:
         from holdfast.clock import shuffled
@@ -192,6 +206,49 @@ class _Story:
             event="killed", nodes=[node.name for node in victims], left=left,
         )  # fmt: skip
 
+    async def _heal(self, network: LocalNetwork, packs: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        """Waits until every pack lies on five nodes that run and the coordinator says so too; where they lie then."""
+        from holdfast import assemble
+        from holdfast.cli.progress import progress
+        from holdfast.client.entries import Progress
+
+        living = [node for node in network.nodes if node.running]
+        sizes = {digest: size for digest, holders in packs.items() for size in holders.values()}
+        here = await self._pool.run(packs_on, living)
+        lost = {digest: COPIES - len(here.get(digest, ())) for digest in packs}
+        size = sum(copies * sizes[digest] for digest, copies in lost.items())
+        total = sum(lost.values())
+        self._step(
+            f"{count_words(total, 'copy is', 'copies are')} gone ({size_words(size)}). In earnest the others wait four "
+            f"hours for a silent node, ten minutes for one that is always on; here {OUT_S} s. Then they copy:",
+            event="healing", copies=total, bytes=size, out_after=OUT_S, heartbeat_interval=HEARTBEAT_S,
+        )  # fmt: skip
+        began = moved = self._clock.monotonic()
+        made = 0
+        async with await assemble.open_network(network.home) as view:
+            with progress(self._invocation, "   heal") as show:
+                while True:
+                    here = await self._pool.run(packs_on, living)
+                    missing = {digest: max(COPIES - len(here.get(digest, ())), 0) for digest in packs}
+                    counts = (await view.status()).packs
+                    if not any(missing.values()) and counts.healthy == counts.total:
+                        break
+                    now, before, made = self._clock.monotonic(), made, total - sum(missing.values())
+                    if made != before:
+                        moved = now
+                    if now - moved > STUCK_S:
+                        raise TimedOut(f"{total - made} copies are still missing and none was made for {STUCK_S:g} s")
+                    if show is not None:
+                        done = size - sum(copies * sizes[digest] for digest, copies in missing.items())
+                        show(Progress(made, total, done, size, f"{made} of {count_words(total, 'copy', 'copies')}"))
+                    await self._clock.sleep(POLL_S)
+        spent = self._clock.monotonic() - began
+        self._step(
+            f"Whole again after {spent:.1f} s: every pack lies on {COPIES} living nodes.",
+            event="healed", copies=total, bytes=size, seconds=spent,
+        )  # fmt: skip
+        return await self._pool.run(packs_on, network.nodes)
+
     async def _read_back(self, network: LocalNetwork, items: Sequence[_Item]) -> None:
         from holdfast.cli.progress import progress
         from holdfast.sdk import Vault
@@ -205,8 +262,8 @@ class _Story:
                     await vault.get(item.name, target, progress=show)
         spent = self._clock.monotonic() - began
         for item, target in zip(items, targets, strict=True):
-            if await self._pool.run(_measure, target) != (item.size, item.digest) or not await self._pool.run(
-                _equal, item.path, target
+            if await self._pool.run(measure, target) != (item.size, item.digest) or not await self._pool.run(
+                equal, item.path, target
             ):
                 raise Corrupt(f"{item.name} came back with other bytes.")
             target.unlink()
@@ -215,7 +272,7 @@ class _Story:
             event="get", bytes=size, seconds=spent, equal=True,
         )  # fmt: skip
 
-    def _table(self, network: LocalNetwork, packs: dict[str, set[str]]) -> None:
+    def _table(self, network: LocalNetwork, packs: dict[str, dict[str, int]]) -> None:
         """Nodes down, packs across, as they lie on the disks."""
         if self._invocation.json:
             places = {digest: sorted(holders) for digest, holders in packs.items()}
@@ -228,7 +285,7 @@ class _Story:
         if len(packs) > len(shown):
             self._line(f"     ... and {count_words(len(packs) - len(shown), 'pack')} more")
 
-    def _row(self, node: Member, shown: Sequence[str], packs: dict[str, set[str]]) -> str:
+    def _row(self, node: Member, shown: Sequence[str], packs: dict[str, dict[str, int]]) -> str:
         held = "here" if node.running else "lost"
         marks = " ".join(self._marks[held if node.name in packs[digest] else "none"] for digest in shown)
         text = f"{node.name}   {marks}"
@@ -244,49 +301,3 @@ class _Story:
     def _line(self, text: str) -> None:
         click.echo(text)
         sys.stdout.flush()
-
-
-def _make_file(path: Path, size: int, randomness: Randomness) -> None:
-    with path.open("wb") as file:
-        for _ in range(size // PIECE_BYTES):
-            file.write(randomness.bytes(PIECE_BYTES))
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    """Size and SHA-256."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return file.tell(), digest
-
-
-def _equal(one: Path, other: Path) -> bool:
-    with one.open("rb") as first, other.open("rb") as second:
-        while piece := first.read(PIECE_BYTES):
-            if second.read(PIECE_BYTES) != piece:
-                return False
-        return not second.read(1)
-
-
-def _packs(network: LocalNetwork) -> dict[str, set[str]]:
-    """Which pack lies on which node, as their directories say."""
-    found: dict[str, set[str]] = {}
-    for node in network.nodes:
-        for path in (node.data / "objects").glob("*/*/*"):
-            found.setdefault(path.name, set()).add(node.name)
-    return found
-
-
-def _contains(directories: Sequence[Path], words: bytes) -> bool:
-    """Do ``words`` stand in any file there?"""
-    seen: set[str] = set()
-    for path in (path for directory in directories for path in directory.glob("*/*/*")):
-        if path.name in seen:
-            continue
-        seen.add(path.name)
-        before = b""
-        with path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                if words in before + piece:
-                    return True
-                before = piece[-len(words) :]
-    return False

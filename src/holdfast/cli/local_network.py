@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -68,7 +68,8 @@ class LocalNetwork:
     """The processes of one directory. Use as ``async with``: leaving ends all of them.
 
     ``nodes`` and ``port`` matter when the network is made: without ``port`` free ones are taken, with it the
-    coordinator gets ``port`` and the nodes the ones that follow.
+    coordinator gets ``port`` and the nodes the ones that follow. ``settings``: by setting name, as they would stand in
+    config.toml; every process of this run gets them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class LocalNetwork:
         nodes: int | None = None,
         port: int | None = None,
         survive: int | None = None,
+        settings: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         on_exit: Callable[[Member], None] | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class LocalNetwork:
         self._nodes = nodes
         self._port = port
         self._survive = survive
+        self._settings = {f"HOLDFAST_{name.upper()}": value for name, value in (settings or {}).items()}
         self._clock = clock or SystemClock()
         self._files = OsFiles()
         self._on_exit = on_exit
@@ -245,7 +248,7 @@ class LocalNetwork:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, "HOLDFAST_HOME": str(self.home), "PORT": ""},
+                env={**os.environ, **self._settings, "HOLDFAST_HOME": str(self.home), "PORT": ""},
                 start_new_session=True,  # ^C is for the parent, who ends them in order
             )
         assert member.process.stdout is not None

@@ -30,7 +30,7 @@ REST_FROM_PACKS = 10_000
 @dataclass(slots=True)
 class _Counted(Generic[T]):
     rows: T
-    commit: tuple[int, int]
+    at: tuple[object, ...]
     absent: frozenset[int]
     fresh_until: float
 
@@ -65,14 +65,18 @@ class Counts:
     def _holds(self, counted: _Counted[T] | None, absent: frozenset[int]) -> bool:
         if counted is None or counted.absent != absent:
             return False
-        return counted.commit == self._state.position.current or self._state.clock.monotonic() < counted.fresh_until
+        return counted.at == self._at() or self._state.clock.monotonic() < counted.fresh_until
+
+    def _at(self) -> tuple[object, ...]:
+        """Another value after every commit, and after every copy that was made, found or lost."""
+        return self._state.position.current, self._state.beliefs.moved
 
     async def _count(self, query: Callable[[Connection], T], absent: frozenset[int]) -> _Counted[T]:
-        clock, commit = self._state.clock, self._state.position.current
+        clock, at = self._state.clock, self._at()
         began = clock.monotonic()
         packs, rows = await self._state.database.run(lambda it: (queries_status.highest_pack(it), query(it)))
         now = clock.monotonic()
-        return _Counted(rows, commit, absent, now + (now - began) * REST_FACTOR * (packs >= REST_FROM_PACKS))
+        return _Counted(rows, at, absent, now + (now - began) * REST_FACTOR * (packs >= REST_FROM_PACKS))
 
 
 def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | None]:

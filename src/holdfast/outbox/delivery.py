@@ -114,10 +114,10 @@ class Delivery:
             now = self._clock.monotonic()
             if now - looked >= self._queue.settings.lease_s / 4:
                 looked = now
-                await self._queue.release_dead()
+                await self._queue.tries.release_dead()
             if now - renewed >= self._queue.settings.lease_s / 4:
                 renewed = now
-                await self._queue.renew(list(self._running.values()))
+                await self._queue.tries.renew(list(self._running.values()))
             if wait <= 0 or self._wanted.is_set() or len(self._running) <= level * REFILL:
                 self._wanted.clear()
                 wait = await self._advance()
@@ -134,7 +134,7 @@ class Delivery:
                     yield done
 
     async def _begin(self) -> None:
-        await self._queue.release_dead()
+        await self._queue.tries.release_dead()
         woken(self._state, list(self._state.lanes))
         if not self._swept:
             self._swept = True
@@ -145,14 +145,14 @@ class Delivery:
     async def _advance(self) -> float:
         """Begins what may begin; seconds until the next look."""
         full = len(self._running) >= self._limits.parallel * self._limits.targets_parallel
-        views = {} if full else await self._queue.lanes(self._deliver, self._limits.parallel)
+        views = {} if full else await self._queue.tries.lanes(self._deliver, self._limits.parallel)
         waiting = any(
             total.entries for total in await self._queue.totals() if total.state in (State.WAITING, State.DEFERRED)
         )
         now = self._clock.monotonic()
         begins, look = next_step(self._state, views, waiting, now, self._limits)
         for begin in begins:
-            entries = await self._queue.claim(begin.lane, begin.count)
+            entries = await self._queue.tries.claim(begin.lane, begin.count)
             begun(self._state, begin.lane, len(entries))
             for entry in entries:
                 task = asyncio.get_running_loop().create_task(self._try(begin.lane, entry))
@@ -186,7 +186,7 @@ class Delivery:
                 self._randomness,
             )
             try:
-                if not await self._queue.settle(entry, lane, change, outcome):
+                if not await self._queue.tries.settle(entry, lane, change, outcome):
                     _log.warning("outbox_claim_lost", sequence=entry.sequence)
                     return None
             except (NoSpace, TooLarge) as error:
@@ -228,7 +228,7 @@ class Delivery:
         await asyncio.gather(*tasks, return_exceptions=True)
         for lane, known in self._state.lanes.items():
             self._state.lanes[lane] = replace(known, in_flight=0)
-        await self._queue.unclaim(sequences)
+        await self._queue.tries.unclaim(sequences)
 
 
 def count(summary: Summary, done: Done) -> None:

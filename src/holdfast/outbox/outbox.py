@@ -250,23 +250,23 @@ class Outbox:
             raise BadRequest(f"entry {sequence} is no conflict, it is {entry.state.label}")
         if keep == "mine":
             base = None if entry.theirs is None else entry.theirs.facts.get("base")
-            await self.queue.resolve_mine(sequence, base)
+            await self.queue.wishes.resolve_mine(sequence, base)
         elif keep == "theirs":
-            await self.queue.drop(sequence)
+            await self.queue.wishes.drop(sequence)
         elif elsewhere is None:
             raise BadRequest("to keep both, another name is needed for mine")
         else:
-            await self.queue.resolve_elsewhere(sequence, elsewhere)
+            await self.queue.wishes.resolve_elsewhere(sequence, elsewhere)
         self._delivery.wake()
 
     async def retry(self, sequence: int) -> None:
         """Tries an entry again now that was deferred, rejected or abandoned. NotFound, BadRequest for a conflict."""
-        await self.queue.retry(sequence)
+        await self.queue.wishes.retry(sequence)
         self._delivery.wake()
 
     async def drop(self, sequence: int) -> None:
         """Gives an entry up for good. NotFound; Unavailable while it is being delivered."""
-        await self.queue.drop(sequence)
+        await self.queue.wishes.drop(sequence)
         self._delivery.wake()
 
 

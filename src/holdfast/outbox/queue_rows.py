@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import apsw
 
 from holdfast.blob import Digest
 from holdfast.outbox.entry import DeliveryClass, State
+from holdfast.outbox.queue_schema import KEY_BYTES
+
+READY = "state <= 1 AND behind = 0 AND claim IS NULL"
+"""What may be claimed; the words of the index ``entries_ready``."""
 
 
 class Row(NamedTuple):
@@ -27,6 +34,7 @@ class Row(NamedTuple):
     reached: int
     next_try: float
     target: bytes
+    keys: bytes
     process: bytes
     claim: bytes | None
     sealed: bytes
@@ -36,11 +44,18 @@ class Row(NamedTuple):
         """What the sealed record is bound to."""
         return clear(self.kind, self.delivery_class, self.size)
 
+    def tags(self) -> list[bytes]:
+        """Of the keys it is to stand in."""
+        return [self.keys[start : start + KEY_BYTES] for start in range(0, len(self.keys), KEY_BYTES)]
+
     def file_name(self) -> str:
         return f"{self.process.hex()}-{self.id.hex()}"
 
     def theirs_name(self) -> str:
         return theirs_name(self.theirs_process or b"", self.id)
+
+
+COLUMNS = ", ".join("class" if name == "delivery_class" else name for name in Row._fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +107,16 @@ def theirs_name(process: bytes, entry: bytes) -> str:
 
 def pack_name(process: bytes, digest: Digest) -> str:
     return f"{process.hex()}-{digest}.pack"
+
+
+def distinct(db: apsw.Connection, column: str, condition: str) -> Iterator[bytes]:
+    """The different values of an indexed column of ``entries``, by jumps and not by a scan."""
+    value: Any = b""
+    while True:
+        ((value,),) = db.execute(
+            f"SELECT min({column}) FROM entries WHERE {condition} AND {column} > ?",  # noqa: S608
+            (value,),
+        ).fetchall()
+        if value is None:
+            return
+        yield value

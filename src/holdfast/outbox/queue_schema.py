@@ -7,13 +7,15 @@ from holdfast.outbox.entry import DeliveryClass
 MAGIC = 0x68666F62  # "hfob", SQLite's application id
 VERSION = 1
 
+KEY_BYTES = 16
+"""Of each tag in the column ``keys``, one after another."""
 PACKS = 100
 """The row of ``totals`` in which packs are counted."""
 
 TABLES = """
 CREATE TABLE wrap (number INTEGER PRIMARY KEY CHECK (number = 1), salt BLOB NOT NULL, wrapped BLOB NOT NULL) STRICT;
 CREATE TABLE entries (
-  sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+  sequence INTEGER PRIMARY KEY,
   id BLOB NOT NULL,
   state INTEGER NOT NULL,
   class INTEGER NOT NULL,
@@ -30,6 +32,7 @@ CREATE TABLE entries (
   patient INTEGER NOT NULL,
   behind INTEGER NOT NULL,
   target BLOB NOT NULL,
+  keys BLOB NOT NULL,
   process BLOB NOT NULL,
   claim BLOB,
   boot BLOB,
@@ -45,7 +48,6 @@ CREATE INDEX entries_claimed ON entries (claim) WHERE claim IS NOT NULL;
 CREATE INDEX entries_moderate ON entries (process) WHERE class = 1;
 CREATE UNIQUE INDEX entries_filed ON entries (id) WHERE filed != 0 OR theirs != 0;
 CREATE TABLE names (key BLOB NOT NULL, sequence INTEGER NOT NULL, PRIMARY KEY (key, sequence)) STRICT, WITHOUT ROWID;
-CREATE INDEX names_by_sequence ON names (sequence);
 CREATE TABLE last (key BLOB PRIMARY KEY, sequence INTEGER NOT NULL, sealed BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE INDEX last_by_sequence ON last (sequence);
 CREATE TABLE packs (digest BLOB PRIMARY KEY, size INTEGER NOT NULL, process BLOB NOT NULL, facts BLOB)
@@ -54,10 +56,10 @@ CREATE TABLE needs (sequence INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY
   STRICT, WITHOUT ROWID;
 CREATE INDEX needs_by_digest ON needs (digest);
 CREATE TABLE totals (state INTEGER NOT NULL, class INTEGER NOT NULL, entries INTEGER NOT NULL, stored INTEGER NOT NULL,
-  PRIMARY KEY (state, class)) STRICT, WITHOUT ROWID;
+  newest INTEGER NOT NULL, PRIMARY KEY (state, class)) STRICT, WITHOUT ROWID;
 CREATE TRIGGER entries_in AFTER INSERT ON entries BEGIN
-  INSERT INTO totals VALUES (new.state, new.class, 1, new.stored)
-    ON CONFLICT DO UPDATE SET entries = entries + 1, stored = stored + excluded.stored;
+  INSERT INTO totals VALUES (new.state, new.class, 1, new.stored, new.sequence)
+    ON CONFLICT DO UPDATE SET entries = entries + 1, stored = stored + excluded.stored, newest = excluded.newest;
 END;
 CREATE TRIGGER entries_out AFTER DELETE ON entries BEGIN
   UPDATE totals SET entries = entries - 1, stored = stored - old.stored WHERE state = old.state AND class = old.class;
@@ -65,11 +67,11 @@ END;
 CREATE TRIGGER entries_moved AFTER UPDATE OF state, stored ON entries
   WHEN old.state != new.state OR old.stored != new.stored BEGIN
   UPDATE totals SET entries = entries - 1, stored = stored - old.stored WHERE state = old.state AND class = old.class;
-  INSERT INTO totals VALUES (new.state, new.class, 1, new.stored)
+  INSERT INTO totals VALUES (new.state, new.class, 1, new.stored, 0)
     ON CONFLICT DO UPDATE SET entries = entries + 1, stored = stored + excluded.stored;
 END;
 CREATE TRIGGER packs_in AFTER INSERT ON packs BEGIN
-  INSERT INTO totals VALUES (100, 0, 1, new.size)
+  INSERT INTO totals VALUES (100, 0, 1, new.size, 0)
     ON CONFLICT DO UPDATE SET entries = entries + 1, stored = stored + excluded.stored;
 END;
 CREATE TRIGGER packs_out AFTER DELETE ON packs BEGIN

@@ -6,6 +6,7 @@ Everything here but the openers of bodies runs in the queue's thread.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from holdfast.blob import Buffer, Digest
@@ -56,55 +57,34 @@ class Records:
     def sealed_notes(self, row: Row, notes: dict[str, Any]) -> bytes:
         return self._seals.seal(row.id, "progress", notes, row.clear())
 
-    def entry_or_damaged(self, row: Row) -> Entry:
-        try:
-            return self.entry(row)
-        except Corrupt as error:
-            return Entry(
-                sequence=row.sequence,
-                id=row.id,
-                state=State(row.state),
-                delivery_class=DeliveryClass(row.delivery_class),
-                kind=row.kind,
-                size=row.size,
-                tries=row.tries,
-                reached=row.reached,
-                next_try=row.next_try,
-                begun=row.begun,
-                claimed=row.claim is not None,
-                reason=error.detail,
-            )
-
     def entry(self, row: Row, inline: bytes | None = None) -> Entry:
+        """The row with what is sealed in it; ``inline``: its body, if that was read with it. Corrupt."""
         record = self._seals.open(row.id, "record", row.sealed, row.clear())
         if self._seals.tag("target", record["target"]) != row.target:
             raise Corrupt("an entry of the outbox fails its check: its target is another one")
         notes = self.notes(row)
         digest = record["digest"]
-        return Entry(
-            sequence=row.sequence,
-            id=row.id,
-            state=State(row.state),
-            delivery_class=DeliveryClass(row.delivery_class),
-            kind=row.kind,
-            size=row.size,
-            tries=row.tries,
-            reached=row.reached,
-            next_try=row.next_try,
-            begun=row.begun,
-            claimed=row.claim is not None,
+        return replace(
+            _in_clear(row),
             purpose=record["purpose"],
             keys=tuple(record["keys"]),
             target=record["target"],
             created=record["created"],
             payload=record["payload"],
-            needs=self._file.needs(row.sequence),
+            needs=self._file.packs.needed_by(row.sequence),
             digest=None if digest is None else Digest(digest),
             reason=notes.get("reason", ""),
             left=notes.get("left"),
             theirs=self._theirs(row, notes.get("theirs")),
             open=None if digest is None else self._opener(row, inline),
         )
+
+    def entry_or_damaged(self, row: Row) -> Entry:
+        """As ``entry``; of one that cannot be opened what stands in clear, and the reason."""
+        try:
+            return self.entry(row)
+        except Corrupt as error:
+            return replace(_in_clear(row), reason=error.detail)
 
     def _theirs(self, row: Row, found: Any) -> Theirs | None:
         if not isinstance(found, dict) or row.state != State.CONFLICT:
@@ -129,7 +109,7 @@ class Records:
         async def read() -> AsyncIterator[Buffer]:
             held = inline
             if held is None and not row.filed:
-                held = await self._ask(lambda: self._file.body(row.sequence))
+                held = await self._ask(lambda: self._file.entries.body(row.sequence))
                 if held is None:
                     raise NotFound(f"the outbox has no entry {row.sequence} any more")
             cipher = self._seals.cipher(row.id, "body")
@@ -137,3 +117,19 @@ class Records:
                 yield piece
 
         return read
+
+
+def _in_clear(row: Row) -> Entry:
+    return Entry(
+        sequence=row.sequence,
+        id=row.id,
+        state=State(row.state),
+        delivery_class=DeliveryClass(row.delivery_class),
+        kind=row.kind,
+        size=row.size,
+        tries=row.tries,
+        reached=row.reached,
+        next_try=row.next_try,
+        begun=row.begun,
+        claimed=row.claim is not None,
+    )
