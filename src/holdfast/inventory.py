@@ -5,10 +5,11 @@ that begin with one byte. Sums are updated in constant time as blobs come and go
 
 Collisions: a digest is a SHA-256, so its last 16 bytes are as good as those of any other hash of it. Two sets that
 differ by accident (a lost file, a missed message) have the same root with probability 2^-128; a prefix root says no
-less, because the byte that selects it is not among the bytes that are summed. A sum, unlike XOR, does not cancel when a
-digest is counted twice by mistake. Whoever may choose blobs can construct two sets with one sum (generalised birthday,
-far below 2^64 steps): a root therefore shows honest drift between two sides that both want to agree. It proves
-possession to nobody; receipts and audits do.
+less, because the byte that selects it is not among the bytes that are summed. Inner roots, one for each second byte,
+are the last 8 bytes of such a sum: they agree by accident with probability 2^-64. A sum, unlike XOR, does not cancel
+when a digest is counted twice by mistake. Whoever may choose blobs can construct two sets with one sum (generalised
+birthday, far below 2^64 steps): a root therefore shows honest drift between two sides that both want to agree. It
+proves possession to nobody; receipts and audits do.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from holdfast.errors import BadRequest
 ROOT_BYTES = 16
 PREFIXES = 256
 ROOTS_BYTES = ROOT_BYTES * PREFIXES
+INNER_BYTES = 8
+INNERS_BYTES = INNER_BYTES * PREFIXES
 
 _MODULUS = 1 << (8 * ROOT_BYTES)
+_INNER_MODULUS = 1 << (8 * INNER_BYTES)
 
 
 def _term(digest: Digest) -> int:
@@ -86,14 +90,29 @@ class Roots:
 
 def differing(ours: bytes, theirs: bytes) -> list[int]:
     """The prefixes (0 to 255, ascending) whose roots differ, of two ``Roots.prefixes``; BadRequest for any other."""
-    if len(ours) != ROOTS_BYTES or len(theirs) != ROOTS_BYTES:
-        raise BadRequest(f"prefix roots have {ROOTS_BYTES} bytes")
-    return [
-        prefix
-        for prefix in range(PREFIXES)
-        if ours[prefix * ROOT_BYTES : (prefix + 1) * ROOT_BYTES]
-        != theirs[prefix * ROOT_BYTES : (prefix + 1) * ROOT_BYTES]
-    ]
+    return _differing(ours, theirs, ROOT_BYTES)
+
+
+def inner_roots(digests: Iterable[Digest]) -> bytes:
+    """256 roots of ``INNER_BYTES`` bytes, by the second byte, of digests that share their first; each comes once."""
+    sums = [0] * PREFIXES
+    for digest in digests:
+        sums[digest[1]] += int.from_bytes(digest[-INNER_BYTES:], "big")
+    return b"".join((sum_ % _INNER_MODULUS).to_bytes(INNER_BYTES, "big") for sum_ in sums)
+
+
+def differing_inside(ours: bytes, theirs: bytes) -> list[int]:
+    """The second bytes whose roots differ, ascending, of two ``inner_roots``; BadRequest for any other."""
+    return _differing(ours, theirs, INNER_BYTES)
+
+
+def _differing(ours: bytes, theirs: bytes, width: int) -> list[int]:
+    if len(ours) != width * PREFIXES or len(theirs) != width * PREFIXES:
+        raise BadRequest(f"these roots have {width * PREFIXES} bytes")
+    if ours == theirs:
+        return []
+    starts = range(0, width * PREFIXES, width)
+    return [start // width for start in starts if ours[start : start + width] != theirs[start : start + width]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Coordinator:
         self.identity = COORDINATOR
         self.epoch = (3, 100)
         self.heartbeats: list[m.Heartbeat] = []
+        self.node_url = ""
         self._beat = asyncio.Event()
         self.joins: list[m.Join] = []
         self.revoked: list[int] | None = None
@@ -83,6 +84,7 @@ class Coordinator:
     async def heartbeat(self, call: Call, message: m.Heartbeat) -> m.HeartbeatAnswer:
         self.heartbeats.append(message)
         self._beat.set()
+        self.node_url = message.url or self.node_url
         if message.epoch > self.epoch[0]:
             raise StaleEpoch("this coordinator is an old one")
         return m.HeartbeatAnswer(
@@ -93,6 +95,7 @@ class Coordinator:
             commit=self.epoch[1],
             revocations=self.revocations,
             revoked=self.revoked,
+            url=self.node_url,
         )
 
     async def heard(self, wanted: Callable[[m.Heartbeat], bool]) -> None:

@@ -10,6 +10,7 @@ from tests.node.house import COORDINATOR, DEVICE, STRANGER, VAULT, House, identi
 from holdfast.blob import Digest
 from holdfast.codec.pack_layout import PACK_BYTES_MAX
 from holdfast.errors import BadRequest, Conflict, Corrupt, Denied, NotFound, RangeInvalid
+from holdfast.inventory import inner_roots
 from holdfast.node.settings import NodeSettings
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -281,7 +282,19 @@ async def test_inventory_is_read_onwards_and_by_prefix(house: House) -> None:
     prefix = digests[5][0]
     page = await http.call(house.target, routes.INVENTORY, m.InventoryQuery(prefix=f"{prefix:02x}"))
     assert {entry.digest for entry in page.entries} == {d for d in digests[1:] if d[0] == prefix}
-    assert page.root == house.running.ledger.roots.prefix_root(prefix)
+    wanted = sorted(digests[1:])
+    text = ".".join(sorted({digest[:2].hex() for digest in wanted}))
+    page = await http.call(house.target, routes.INVENTORY, m.InventoryQuery(prefix=text, limit=7))
+    assert [entry.digest for entry in page.entries] == wanted[:7]
+    page = await http.call(house.target, routes.INVENTORY, m.InventoryQuery(prefix=text, past=wanted[6]))
+    assert [entry.digest for entry in page.entries] == wanted[7:]
+    page = await http.call(house.target, routes.INVENTORY, m.InventoryQuery(inner=f"{prefix:02x}.ff"))
+    assert page.inner == inner_roots(d for d in wanted if d[0] == prefix) + inner_roots(
+        d for d in wanted if d[0] == 0xFF
+    )
+    for bad in ("0", "0g", "01.01", "02.01", "01.0102", "010203"):
+        with pytest.raises(BadRequest):
+            await http.call(house.target, routes.INVENTORY, m.InventoryQuery(prefix=bad))
     with pytest.raises(Denied):
         await house.client().call(house.target, routes.INVENTORY, m.InventoryQuery(), grant=house.certificate())
 

@@ -16,7 +16,7 @@ from tests.node.house import VAULT, identity
 from holdfast.blob import Digest
 from holdfast.errors import BadConfig, StorePoisoned
 from holdfast.files import OsFiles
-from holdfast.inventory import Roots
+from holdfast.inventory import Roots, inner_roots
 from holdfast.node.ledger import SEQUENCE_BLOCK, Ledger
 from holdfast.pool import InlinePool, ThreadPool
 
@@ -195,8 +195,13 @@ def test_any_history_is_what_a_dictionary_says(
         assert {row.digest: row.sequence for row in rows if row.here} == model
         assert [row.sequence for row in rows] == sorted({row.sequence for row in rows})
         assert [row.digest for row in await ledger.span(None, None)] == sorted(model)
-        by_prefix = [row for prefix in {d[0] for d in model} for row in await ledger.prefix(prefix, 0, 1000)]
-        assert {row.digest: row.sequence for row in by_prefix} == model
+        firsts = sorted({digest[:1] for digest in model})
+        under = await ledger.under(firsts, None, 1000)
+        assert {row.digest: row.sequence for row in under} == model
+        assert [row.digest for row in under] == sorted(model)
+        for first in firsts:
+            inside = [digest for digest in model if digest[:1] == first]
+            assert await ledger.inner_roots(first[0]) == inner_roots(inside)
         await ledger.close()
 
     asyncio.run(run())

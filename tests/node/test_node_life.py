@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.node.house import COORDINATOR, SETTINGS, STRANGER, VAULT, House, pack
 
@@ -19,6 +20,7 @@ from holdfast.node.agent import join
 from holdfast.node.layout import init_node, open_node
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
+from holdfast.node.settings import NodeSettings
 from holdfast.pool import InlinePool
 from holdfast.stores.disk import DiskStore
 from holdfast.stores.protocol import put_bytes
@@ -133,12 +135,29 @@ async def test_heartbeats_say_what_the_node_holds(house: House) -> None:
     beat = house.coordinator.heartbeats[-1]
     assert (beat.sequence, beat.count, beat.root) == (receipt.sequence, 1, house.running.ledger.roots.root)
     assert beat.store == bytes.fromhex(house.running.store.id)
-    assert beat.url == house.running.url
+    assert house.coordinator.heartbeats[0].url == house.running.url
     assert beat.free > 0
-    assert len(m.encode(beat)) <= 256
     assert house.running.heart.state == "up"
     assert house.running.membership.epoch == house.coordinator.epoch
     assert Membership.load(house.path, files=OsFiles()).epoch == house.coordinator.epoch
+
+
+async def test_an_idle_heartbeat_is_small_and_names_its_address_only_when_that_is_news(unmade_house: House) -> None:
+    house = unmade_house
+    await house.make()
+    url = f"http://{'a-long-name.' * 40}example:7420"
+    house.settings = NodeSettings(advertise=url)
+    heart = (await house.start()).heart
+    for _ in range(2):
+        await heart.unit()
+    beats = house.coordinator.heartbeats
+    assert (beats[0].url, beats[-1].url) == (url, "")
+    greatest = {"sequence": 1 << 53, "count": 1 << 32, "free": 1 << 53, "load": 9999, "commit": 1 << 48, "epoch": 9999}
+    assert len(m.encode(beats[-1])) <= len(m.encode(msgspec.structs.replace(beats[-1], **greatest))) <= 256
+    house.coordinator.node_url = ""  # restarted, before it was written down
+    for _ in range(2):
+        await heart.unit()
+    assert (beats[-2].url, beats[-1].url) == ("", url)
 
 
 async def test_a_coordinator_of_a_lower_epoch_is_not_followed(house: House) -> None:

@@ -20,11 +20,11 @@ from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.coordinator.inventory_belief import Belief, Stranger
+from holdfast.coordinator.inventory_compare import Believed, Comparison
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
 from holdfast.coordinator.transaction import Moves
 from holdfast.errors import HoldfastError, Unavailable
-from holdfast.inventory import differing
 from holdfast.metadata import queries_members, queries_packs, queries_repair
 from holdfast.metadata.tables import PackState
 from holdfast.wire import messages as m
@@ -208,7 +208,9 @@ class InventorySync:
 
     async def _read(self, node: Node) -> None:
         state, was = self._state, node.agreed
-        belief = state.beliefs.of_node.get(node.number) or await self._load(node)
+        belief = state.beliefs.of_node.get(node.number)
+        if belief is None:
+            belief, _ = await self._load(node)
         sequence, root = node.sequence, node.root
         back = sequence < node.read_sequence
         while not back and sequence != node.read_sequence:
@@ -228,56 +230,44 @@ class InventorySync:
             _log.info("node_agrees", node=node.name, sequence=node.read_sequence)
             self._changed()
 
-    async def _load(self, node: Node) -> Belief:
-        """The node's sum, anew from the placements; strangers stay."""
+    async def _load(self, node: Node) -> tuple[Belief, dict[Digest, int]]:
+        """The node's sum, anew from the placements, which are given, too; strangers stay."""
         old = self._state.beliefs.of_node.get(node.number)
-        rows = await self._state.database.run(queries_repair.believed, node.number)
-        belief = self._state.beliefs.of_node[node.number] = Belief.of((row.digest, row.sequence) for row in rows)
-        placed = {row.digest for row in rows} if old is not None and old.strangers else set()
+        # Summed within the question: what moves after it is then also taken after the sum is in its place.
+        belief, placed = await self._state.database.run(_summed, node.number)
+        self._state.beliefs.of_node[node.number] = belief
         for digest, stranger in (old.strangers if old is not None else {}).items():
             if digest not in placed:
                 belief.see(digest, stranger)
-        return belief
+        return belief, placed
 
     async def _compare(self, node: Node) -> None:
-        """Finds exactly what differs, by the prefixes whose roots differ."""
+        """Finds exactly what differs, under the prefixes whose roots differ."""
         # What is believed is read before the node is asked: what is put in between is newer than what is believed.
-        rows = await self._state.database.run(queries_repair.believed, node.number)
-        belief = await self._load(node)
-        page = await self._page(node, after=0, limit=1)
-        prefixes = differing(belief.roots.prefixes(), page.prefixes)
-        _log.info("inventory_compared", node=node.name, sequence=page.sequence, prefixes=len(prefixes))
-        by_prefix: defaultdict[int, dict[Digest, int]] = defaultdict(dict)
-        for row in rows:
-            by_prefix[row.digest[0]][Digest(row.digest)] = row.sequence
-        for prefix in prefixes:
-            held = await self._prefix(node, prefix)
-            believed = by_prefix[prefix]
-            missing = {digest: sequence for digest, sequence in believed.items() if digest not in held}
-            entries = [one for one in held.values() if believed.get(one.digest) != one.sequence]
-            for digest in [digest for digest in belief.strangers if digest[0] == prefix and digest not in held]:
-                belief.lose(digest)
-            await self._note(node, entries, believed=missing)
-        await self._note(node, [], read_up_to=page.sequence)
+        belief, placed = await self._load(node)
+        roots, strangers = belief.roots.prefixes(), list(belief.strangers)
+        believed = await self._state.pool.run(Believed, [*placed, *strangers])
+        comparison = Comparison(believed, roots, lambda query: self._ask(node, query))
+        prefixes = 0
+        async for part in comparison.parts():
+            prefixes += len(part.prefixes)
+            gone = [digest for digest in part.believed if digest not in part.held]
+            missing = {digest: placed[digest] for digest in gone if digest in placed}
+            entries = [one for one in part.held.values() if placed.get(one.digest) != one.sequence]
+            for digest in gone:
+                if digest not in placed:
+                    belief.lose(digest)
+            for start in range(0, max(len(entries), 1), m.PAGE_MAX):
+                await self._note(node, entries[start : start + m.PAGE_MAX], believed=missing if not start else {})
+        _log.info("inventory_compared", node=node.name, sequence=comparison.sequence, prefixes=prefixes)
+        await self._note(node, [], read_up_to=comparison.sequence)
         await self._load(node)
 
-    async def _prefix(self, node: Node, prefix: int) -> dict[Digest, m.InventoryEntry]:
-        held: dict[Digest, m.InventoryEntry] = {}
-        after = 0
-        while True:
-            page = await self._page(node, after=after, prefix=f"{prefix:02x}")
-            held.update((entry.digest, entry) for entry in page.entries if entry.here)
-            if len(page.entries) < m.PAGE_MAX:
-                return held
-            after = page.entries[-1].sequence
+    async def _ask(self, node: Node, query: m.InventoryQuery) -> m.InventoryPage:
+        return await self._state.http.call(Target(node.id, node.reached_url), routes.INVENTORY, query)
 
-    async def _page(
-        self, node: Node, *, after: int, prefix: str | None = None, limit: int = m.PAGE_MAX
-    ) -> m.InventoryPage:
-        target = Target(node.id, node.reached_url)
-        page = await self._state.http.call(
-            target, routes.INVENTORY, m.InventoryQuery(after=after, prefix=prefix, limit=limit)
-        )
+    async def _page(self, node: Node, *, after: int) -> m.InventoryPage:
+        page = await self._ask(node, m.InventoryQuery(after=after))
         sequences = [entry.sequence for entry in page.entries]
         if any(later <= earlier for earlier, later in zip([after, *sequences], sequences, strict=False)):
             raise Unavailable(f"the inventory of {node.name} does not ascend")
@@ -313,3 +303,9 @@ class InventorySync:
 
 def _vaults(entries: Iterable[m.InventoryEntry]) -> set[Id]:
     return {entry.vault for entry in entries if entry.vault is not None}
+
+
+def _summed(connection: Connection, node: int) -> tuple[Belief, dict[Digest, int]]:
+    """The sum of a node's placements, and digest -> write sequence."""
+    placed = {Digest(digest): int(sequence) for digest, sequence in queries_repair.believed(connection, node)}
+    return Belief.of(placed.items()), placed

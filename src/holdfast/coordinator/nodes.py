@@ -67,6 +67,7 @@ class Nodes:
             commit=state.position.commit,
             revocations=access.revocations,
             revoked=access.revoked_serials() if request.revocations < access.revocations else None,
+            url=node.url,
         )
 
     async def _reach(self, node: Node) -> None:

@@ -83,6 +83,7 @@ class Heart:
         """What the coordinator makes of this node, None before it has answered."""
         self.reason = ""
         """Why it is not ``up``, or why the coordinator does not answer."""
+        self._known_url = ""
         self._membership = membership
         self._http = http
         self._pool = pool
@@ -103,6 +104,8 @@ class Heart:
     async def beat(self, message: m.Heartbeat, *, first_byte_s: float | None = None) -> None:
         """Sends ``message`` and takes over what is answered. StaleEpoch if the coordinator is an old one."""
         membership = self._membership
+        if message.url == self._known_url:
+            message = msgspec.structs.replace(message, url="")
         answer, target = await first_answer(
             membership.targets,
             lambda target: self._http.call(target, routes.HEARTBEAT, message, first_byte_s=first_byte_s, tries=1),
@@ -110,6 +113,7 @@ class Heart:
         if membership.adopt(answer):
             await self._pool.run(membership.save)
         membership.answered(target.url)
+        self._known_url = answer.url
         if answer.state != self.state:
             _log.info("node_state", state=answer.state, reason=answer.reason)
         self.state, self.reason = answer.state, answer.reason

@@ -6,6 +6,7 @@ right credential does not reach the blob, whether or not the blob is here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 
 from holdfast.auth.documents import sign
@@ -14,7 +15,7 @@ from holdfast.auth.identity import Id, Identity
 from holdfast.auth.signing import content_digest
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
 from holdfast.clock import Clock
-from holdfast.errors import Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
+from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.exchange import Exchange
 from holdfast.node.keeper import Keeper
 from holdfast.node.ledger import SHARED, Entry
@@ -174,21 +175,21 @@ class BlobRoutes:
         return m.HasAnswer(bitmap=m.bitmap(bits))
 
     async def inventory(self, call: Call, message: m.InventoryQuery) -> m.InventoryPage:
-        """Rows after a sequence, also of blobs that are gone; or the blobs here under one prefix.
+        """Rows after a sequence, also of blobs that are gone; or what is here under prefixes, or their inner roots.
 
-        For a prefix ``count`` and ``root`` are the prefix's. The first page of all brings the 256 prefix roots.
+        The first page of all brings the 256 prefix roots.
         """
         self._permits.only_coordinator(_caller(call))
         if not self._keeper.reconciled:
             raise Unavailable("this node still compares its store with its ledger: what it would say now is too little")
-        ledger = self._keeper.ledger
-        if message.prefix is None:
-            rows = await ledger.changes(message.after, message.limit)
-            count, root = ledger.roots.count, ledger.roots.root
+        ledger, inner, rows = self._keeper.ledger, [], list[Entry]()
+        first = message.prefix is None and message.inner is None and message.after == 0
+        if message.inner is not None:
+            inner = [await ledger.inner_roots(prefix[0]) for prefix in _prefixes(message.inner)]
+        elif message.prefix is not None:
+            rows = await ledger.under(_prefixes(message.prefix), message.past, message.limit)
         else:
-            prefix = int(message.prefix, 16)
-            rows = await ledger.prefix(prefix, message.after, message.limit)
-            count, root = ledger.roots.prefix_count(prefix), ledger.roots.prefix_root(prefix)
+            rows = await ledger.changes(message.after, message.limit)
         return m.InventoryPage(
             entries=[
                 m.InventoryEntry(
@@ -201,9 +202,10 @@ class BlobRoutes:
                 for row in rows
             ],
             sequence=ledger.sequence,
-            count=count,
-            root=root,
-            prefixes=ledger.roots.prefixes() if message.prefix is None and message.after == 0 else b"",
+            count=ledger.roots.count,
+            root=ledger.roots.root,
+            prefixes=ledger.roots.prefixes() if first else b"",
+            inner=b"".join(inner),
         )
 
     async def _found(self, call: Call) -> tuple[Reader, Entry | None]:
@@ -226,6 +228,13 @@ def _allows(reader: Reader, entry: Entry | None) -> bool:
 
 def _digest(call: Call) -> Digest:
     return Digest.parse(call.path["digest"])
+
+
+def _prefixes(text: str) -> list[bytes]:
+    found = [bytes.fromhex(prefix) for prefix in text.split(".")]
+    if any(right <= left or right.startswith(left) for left, right in itertools.pairwise(found)):
+        raise BadRequest("the prefixes of an inventory ascend, and none is inside another")
+    return found
 
 
 def _caller(call: Call) -> Id:

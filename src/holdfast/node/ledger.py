@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
@@ -25,7 +25,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
 from holdfast.errors import BadConfig, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import Files, read_file, write_file
-from holdfast.inventory import Roots
+from holdfast.inventory import Roots, inner_roots
 from holdfast.pool import Pool
 
 Kept: TypeAlias = Literal["vault", "manifest", "cache", "reflog", "unknown"]
@@ -59,6 +59,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHO
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS blobs_shared ON blobs (kept, sequence) WHERE here = 1 AND kept IN ('manifest', 'cache');
 """
+_ROOTED = "here = 1 AND kept NOT IN ('manifest', 'cache')"
 _COLUMNS = "digest, sequence, size, kept, vault, here, trashed, scrubbed"
 _FULL = (apsw.FullError,)
 _BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError, apsw.CantOpenError)
@@ -305,15 +306,40 @@ class Ledger:
         """Rows with a sequence above ``after``, ascending, also of blobs that are gone: the inventory read onwards."""
         return await self._select("sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
 
-    async def prefix(self, prefix: int, after: int, limit: int) -> list[Entry]:
-        """What is here for vaults under the first byte ``prefix``, ascending by sequence, above sequence ``after``."""
-        low = bytes([prefix]) + bytes(DIGEST_BYTES - 1)
-        high = bytes([prefix]) + b"\xff" * (DIGEST_BYTES - 1)
-        return await self._select(
-            "digest BETWEEN ? AND ? AND here = 1 AND kept NOT IN ('manifest', 'cache') AND sequence > ? "
-            "ORDER BY sequence LIMIT ?",
-            (low, high, after, limit),
-        )
+    async def under(self, prefixes: Sequence[bytes], past: Digest | None, limit: int) -> list[Entry]:
+        """What is here for vaults under ``prefixes`` (ascending, none inside another), ascending by digest."""
+        self._check_open()
+
+        def rows() -> list[Entry]:
+            found: list[Entry] = []
+            for prefix in prefixes:
+                low, high = _span_of(prefix)
+                if past is not None and high <= past:
+                    continue
+                found += map(
+                    _entry,
+                    self._reading.execute(
+                        f"SELECT {_COLUMNS} FROM blobs WHERE digest >= ? AND digest <= ? AND digest > ? "  # noqa: S608
+                        f"AND {_ROOTED} ORDER BY digest LIMIT ?",
+                        (low, high, past or b"", limit - len(found)),
+                    ),
+                )
+                if len(found) >= limit:
+                    break
+            return found
+
+        return await self._ask(rows)
+
+    async def inner_roots(self, prefix: int) -> bytes:
+        """``inventory.inner_roots`` of what is here for vaults under the first byte ``prefix``."""
+        self._check_open()
+
+        def roots() -> bytes:
+            question = f"SELECT digest FROM blobs WHERE digest >= ? AND digest <= ? AND {_ROOTED}"  # noqa: S608
+            found = self._reading.execute(question, _span_of(bytes([prefix])))
+            return inner_roots(Digest(_bytes(digest)) for (digest,) in found)
+
+        return await self._ask(roots)
 
     async def kept_for(self, kept: Kept, after: int, limit: int) -> list[Entry]:
         """What is here for manifests, or in the cache: the oldest first, above sequence ``after``."""
@@ -495,6 +521,11 @@ def _with(
         trashed,
         entry.scrubbed if scrubbed is None else scrubbed,
     )
+
+
+def _span_of(prefix: bytes) -> tuple[bytes, bytes]:
+    """The lowest and the highest digest under ``prefix``."""
+    return prefix.ljust(DIGEST_BYTES, b"\0"), prefix.ljust(DIGEST_BYTES, b"\xff")
 
 
 def _bytes(value: object) -> bytes:

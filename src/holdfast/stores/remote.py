@@ -27,6 +27,7 @@ PutGrant: TypeAlias = Callable[[Digest, int], Awaitable[bytes]]
 """A put grant for a blob of that many bytes; Denied if there is none."""
 
 STATS_AT_ONCE = 8
+_EVERYWHERE = ".".join(f"{prefix:02x}" for prefix in range(PREFIXES))
 
 
 class RemoteStore:
@@ -98,12 +99,14 @@ class RemoteStore:
         """As the protocol says, for a node's coordinator; Denied for everybody else."""
         check_limit(limit)
         found: list[Info] = []
-        for prefix in range(0 if after is None else after[0], PREFIXES):
-            page = await self._prefix(prefix)
-            found += sorted(info for info in page if after is None or info.digest > after)
-            if len(found) >= limit:
+        while len(found) < limit:
+            room = min(limit - len(found), m.PAGE_MAX)
+            query = m.InventoryQuery(prefix=_EVERYWHERE, past=found[-1].digest if found else after, limit=room)
+            page = await self._http.call(self._target, routes.INVENTORY, query)
+            found += [Info(entry.digest, entry.size) for entry in page.entries]
+            if len(page.entries) < room:
                 break
-        return found[:limit]
+        return found
 
     async def close(self) -> None:
         """Does nothing: the connections belong to the client."""
@@ -124,17 +127,6 @@ class RemoteStore:
         if info is not None and info.size != size:
             raise DigestMismatch(f"{digest} has {info.size} bytes, {size} were announced")
         return info is not None
-
-    async def _prefix(self, prefix: int) -> Sequence[Info]:
-        found = []
-        after = 0
-        while True:
-            query = m.InventoryQuery(prefix=f"{prefix:02x}", after=after)
-            page = await self._http.call(self._target, routes.INVENTORY, query)
-            found += [Info(entry.digest, entry.size) for entry in page.entries if entry.here]
-            if len(page.entries) < m.PAGE_MAX:
-                return found
-            after = page.entries[-1].sequence
 
 
 class _Sent:

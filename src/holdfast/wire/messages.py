@@ -19,6 +19,7 @@ from holdfast.errors import BadRequest
 JSON_BYTES_MAX = 1 << 20
 PAGE_MAX = 1000
 PLAN_ITEMS_MAX = 256
+INVENTORY_PREFIXES_MAX = 512
 COMMIT_REFS_MAX = 1000
 HAS_DIGESTS_MAX = 4096
 
@@ -196,7 +197,8 @@ class RevocationRequest(Request, frozen=True, kw_only=True):
 
 
 class Heartbeat(Request, frozen=True, kw_only=True):
-    """At most 256 bytes: see docs/design.md, Heartbeat. ``root``: 16 bytes; ``load``: requests under way.
+    """At most 256 bytes while nothing new is said: see docs/design.md, Heartbeat. ``root``: 16 bytes; ``load``:
+    requests under way; ``url``: left out while the coordinator's last answer named the same.
 
     ``epoch`` and ``commit`` are the highest this node has heard of.
     """
@@ -216,7 +218,10 @@ class Heartbeat(Request, frozen=True, kw_only=True):
 
 
 class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
-    """``revoked`` (serials) is there when the node's revocation serial was lower. ``reason``: why not ``up``."""
+    """``revoked`` (serials) is there when the node's revocation serial was lower. ``reason``: why not ``up``.
+
+    ``url``: the address that the coordinator knows of the node.
+    """
 
     state: NodeState
     reason: str = ""
@@ -226,6 +231,7 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     commit: int
     revocations: int = 0
     revoked: list[int] | None = None
+    url: str = ""
 
 
 class NodeInfo(Answer, frozen=True, kw_only=True):
@@ -640,10 +646,18 @@ class Verified(Answer, frozen=True, kw_only=True):
 
 
 class InventoryQuery(Request, frozen=True, kw_only=True):
-    """``after``: a write sequence; ``prefix``: two hex digits."""
+    """Rows with a write sequence above ``after``; or what is here under prefixes; or the inner roots of prefixes.
+
+    ``prefix``: ascending prefixes of one or two bytes in hex, a dot between them, none inside another; ``past``: only
+    digests above this one. ``inner``: prefixes of one byte, as above.
+    """
 
     after: Count = 0
-    prefix: Annotated[str, Meta(pattern="^[0-9a-f]{2}$")] | None = None
+    prefix: Annotated[str, Meta(pattern="^[0-9a-f]{2}([0-9a-f]{2})?([.][0-9a-f]{2}([0-9a-f]{2})?){0,511}$")] | None = (
+        None
+    )
+    past: Digest | None = None
+    inner: Annotated[str, Meta(pattern="^[0-9a-f]{2}([.][0-9a-f]{2}){0,255}$")] | None = None
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
 
 
@@ -656,9 +670,10 @@ class InventoryEntry(Answer, frozen=True, kw_only=True, array_like=True):
 
 
 class InventoryPage(Answer, frozen=True, kw_only=True):
-    """Ascending by sequence. ``count`` and ``root`` are of the prefix asked for, else of all.
+    """Ascending by sequence, under prefixes by digest. ``sequence``, ``count`` and ``root`` are of all that is here.
 
     ``prefixes``: the 256 prefix roots (``inventory.Roots``), with the first page of all (``after`` 0, no prefix).
+    ``inner``: the 256 inner roots of each prefix that was asked for, one after the other.
     """
 
     entries: list[InventoryEntry]
@@ -666,6 +681,7 @@ class InventoryPage(Answer, frozen=True, kw_only=True):
     count: int
     root: bytes
     prefixes: bytes = b""
+    inner: bytes = b""
 
 
 class NodeOverview(Answer, frozen=True, kw_only=True):
