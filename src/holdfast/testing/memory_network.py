@@ -195,6 +195,14 @@ class HostNetwork:
         _no_tls(tls)
         return MemoryConnector(self._dial, limit_per_host=limit_per_host)
 
+    async def connect(
+        self, protocol: asyncio.BufferedProtocol, host: str, port: int, *, tls: ssl.SSLContext | None
+    ) -> None:
+        _no_tls(tls)
+        transport = await self._dial(host, port)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
     async def listen(
         self,
         factory: Callable[[], asyncio.Protocol],

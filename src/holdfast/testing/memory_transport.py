@@ -228,7 +228,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         self.host = host
         self.context = context
         self._accept = accept
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: asyncio.Protocol | asyncio.BufferedProtocol | None = None
         self._inbox: deque[tuple[Kind, bytes]] = deque()
         self._inbox_bytes = 0
         self._reading = True
@@ -246,7 +246,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
     # what asyncio asks of a transport
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol), "buffered protocols are not simulated"
+        assert isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol)
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
@@ -356,9 +356,13 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         while self._inbox and self._reading and not self._closing and not self.host.gate.closed:
             kind, data = self._inbox.popleft()
             if kind == "data":
-                self._inbox_bytes -= len(data)
-                self._guarded(lambda protocol, data=data: protocol.data_received(data))  # type: ignore[misc]
-                self.peer.out.acknowledge(len(data))
+                taken = self._guarded(lambda protocol, data=data: _receive(protocol, data))  # type: ignore[misc]
+                if self._lost:
+                    return
+                self._inbox_bytes -= taken
+                if taken < len(data):
+                    self._inbox.appendleft((kind, data[taken:]))
+                self.peer.out.acknowledge(taken)
             elif kind == "end":
                 if not self._guarded(lambda protocol: protocol.eof_received()):
                     self.close()
@@ -376,7 +380,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         self._protocol = protocol
         self._guarded(lambda protocol: protocol.connection_made(self))
 
-    def _guarded(self, call: Callable[[asyncio.Protocol], Any]) -> Any:
+    def _guarded(self, call: Callable[[Any], Any]) -> Any:
         """Calls the protocol; an exception of it ends the connection, as in asyncio's own transports."""
         assert self._protocol is not None
         try:
@@ -423,6 +427,18 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         self._mute = True
         self.out.reset()
         self._virtual_loop.call_later(self._requests.delay(), self.break_off, reset_by_peer(), context=self.context)
+
+
+def _receive(protocol: asyncio.Protocol | asyncio.BufferedProtocol, data: bytes) -> int:
+    """Hands bytes to either kind of protocol; how many it took."""
+    if isinstance(protocol, asyncio.Protocol):
+        protocol.data_received(data)
+        return len(data)
+    room = memoryview(protocol.get_buffer(len(data)))
+    taken = min(len(room), len(data))
+    room[:taken] = data[:taken]
+    protocol.buffer_updated(taken)
+    return taken
 
 
 def join(name: str, client: MemoryTransport, server: MemoryTransport, there: Link, back: Link) -> None:

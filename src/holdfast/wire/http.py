@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -19,28 +19,27 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
-import aiohttp
 import msgspec
-import yarl
 
 from holdfast import errors
 from holdfast.auth import signing
 from holdfast.auth.documents import to_text
 from holdfast.auth.identity import Id, Identity
-from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
+from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock
 from holdfast.wire import messages as m
 from holdfast.wire import routes
-from holdfast.wire.network import CONNECT_TIMEOUT_S, Network
+from holdfast.wire.connections import Answer, Connections
+from holdfast.wire.http1 import BadAnswer, Body, Ended
+from holdfast.wire.network import Network
 from holdfast.wire.routes import Route
 from holdfast.wire.throttle import Throttle
 
 ANSWER_BYTES_MAX = 32 << 20
 STALL_S = 10.0
-SLICE_BYTES = 256 << 10
+PIECE_BYTES = 256 << 10
 WHOLE_BODY_BYTES_MAX = 64 << 10
 EXPECT_BYTES_MIN = 1 << 20
-READ_BUFFER_BYTES = 2 << 20
 CLOCK_TOLERANCE_S = 2.0
 
 Span: TypeAlias = tuple[int, int | None]
@@ -52,8 +51,6 @@ A = TypeVar("A")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _EPOCH = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
 _EMPTY: Mapping[str, str] = {}
-_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-_STALLING = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=STALL_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +71,29 @@ class Exchange:
 
 
 class RemoteBody:
-    """A blob's bytes from a node, not hashed. ``size``: bytes of this body; ``total``: bytes of the blob."""
+    """A blob's bytes from a node, not hashed. ``size``: bytes of this body; ``total``: bytes of the blob.
 
-    def __init__(self, response: aiohttp.ClientResponse, size: int, total: int) -> None:
-        self.size = size
+    Either iterate, or ``read_into`` once. Unavailable or TimedOut when it breaks off.
+    """
+
+    def __init__(self, answer: Answer, total: int) -> None:
+        self.size = answer.size
         self.total = total
-        self._response = response
+        self._answer = answer
 
     async def __aiter__(self) -> AsyncIterator[Buffer]:
-        seen = 0
-        while seen < self.size:
+        left = self.size
+        while left:
+            piece = memoryview(bytearray(min(left, PIECE_BYTES)))
             with _network_errors("reading a blob"):
-                piece = await self._response.content.read(PIECE_BYTES_MAX)
-            if not piece:
-                break
-            seen += len(piece)
-            yield piece
-        if seen != self.size:
-            raise errors.Unavailable(f"the blob ended after {seen} of {self.size} bytes")
+                taken = await self._answer.read(piece, STALL_S)
+            left -= taken
+            yield piece[:taken]
+
+    async def read_into(self, memory: memoryview) -> None:
+        """All ``size`` bytes, straight into ``memory``, which is as long."""
+        with _network_errors("reading a blob"):
+            await self._answer.read_exactly(memory, STALL_S)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -130,11 +132,7 @@ class HttpClient:
         self._upload = upload
         self.epoch = (0, 0)
         self._clock = clock
-        self._network = network
-        self._tls = tls
-        self._connections_per_host = connections_per_host
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._connections = Connections(network, per_server=connections_per_host, tls=tls)
         self._clock_source: Id | None = None
         self._clock_offset = 0.0
 
@@ -202,15 +200,11 @@ class HttpClient:
             headers["content-type"] = "application/json"
         elif route.method not in ("GET", "HEAD"):
             headers["content-length"] = "0"  # as aiohttp sends it, so it is signed, too
-        url, signature = self._sign(target, route.method, where, headers, grant)
-        data = io.BytesIO(body) if body is not None and len(body) > WHOLE_BODY_BYTES_MAX else body
-        with _network_errors(target.url):
-            async with asyncio.timeout(first_byte_s or route.first_byte_s):
-                response = await self._open().request(
-                    route.method, url, data=data, headers=headers, allow_redirects=False
-                )
-            async with response:
-                return await self._checked(response, target, signature)
+        first_byte_s = first_byte_s or route.first_byte_s
+        async with self._request(
+            target, route.method, where, headers, body, grant=grant, again=route.idempotent, first_byte_s=first_byte_s
+        ) as (answer, signature):
+            return await self._checked(answer, target, signature)
 
     @asynccontextmanager
     async def get_blob(
@@ -227,16 +221,13 @@ class HttpClient:
         if range_ is not None:
             start, stop = range_
             headers["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
-        url, signature = self._sign(target, "GET", f"/v1/blobs/{digest}", headers, grant)
-        with _network_errors(target.url):
-            async with asyncio.timeout(routes.BLOB_GET.first_byte_s):
-                response = await self._open().get(url, headers=headers, allow_redirects=False, timeout=_STALLING)
-        async with response:
-            if response.status not in (200, 206):
-                with _network_errors(target.url):
-                    await self._checked(response, target, signature)
-                raise errors.Unavailable(f"{target.url} answered {response.status} to a blob read")
-            yield _remote_body(response, range_)
+        async with self._request(
+            target, "GET", f"/v1/blobs/{digest}", headers, grant=grant, first_byte_s=routes.BLOB_GET.first_byte_s
+        ) as (answer, signature):
+            if answer.status not in (200, 206):
+                await self._checked(answer, target, signature)
+                raise errors.Unavailable(f"{target.url} answered {answer.status} to a blob read")
+            yield _remote_body(answer, range_)
 
     async def read_blob(
         self, target: Target, digest: Digest, range_: Span | None, *, size_max: int, grant: bytes | None = None
@@ -246,21 +237,15 @@ class HttpClient:
             if body.size > size_max:
                 raise errors.TooLarge(f"{digest}: {body.size} bytes, at most {size_max} were expected")
             data = bytearray(body.size)
-            at = 0
-            async for piece in body:
-                data[at : at + len(piece)] = piece
-                at += len(piece)
+            await body.read_into(memoryview(data))
             return data
 
     async def head_blob(self, target: Target, digest: Digest, *, grant: bytes | None = None) -> int:
         """A blob's size, in bytes, as the node has signed it; NotFound, Denied and the like."""
-        headers: dict[str, str] = {}
-        url, signature = self._sign(target, "HEAD", f"/v1/blobs/{digest}", headers, grant)
-        with _network_errors(target.url):
-            async with asyncio.timeout(routes.BLOB_HEAD.first_byte_s):
-                response = await self._open().head(url, headers=headers, allow_redirects=False)
-            async with response:
-                answer = {name.lower(): value for name, value in response.headers.items()}
+        async with self._request(
+            target, "HEAD", f"/v1/blobs/{digest}", {}, grant=grant, first_byte_s=routes.BLOB_HEAD.first_byte_s
+        ) as (response, signature):
+            answer = response.headers
         try:
             created = signing.verify_answer(response.status, answer, signature, target.id)
         except errors.Unauthorized as error:
@@ -293,29 +278,13 @@ class HttpClient:
             "content-length": str(size),
             "content-type": "application/octet-stream",
         }
-        url, signature = self._sign(target, "PUT", f"/v1/blobs/{digest}", headers, grant)
-        loop = asyncio.get_running_loop()
-        with _network_errors(target.url):
-            async with asyncio.timeout(STALL_S) as deadline:
-
-                async def slices() -> AsyncIterator[Buffer]:
-                    async for piece in _sliced(body, self._upload.slice_bytes if self._upload else SLICE_BYTES):
-                        if self._upload is not None:
-                            deadline.reschedule(None)  # waiting for our own turn is not the node's silence
-                            await self._upload.take(len(piece))
-                        deadline.reschedule(loop.time() + STALL_S)
-                        yield piece
-
-                small = size <= WHOLE_BODY_BYTES_MAX and not callable(body) and self._upload is None
-                response = await self._open().put(
-                    url,
-                    data=bytes(body) if small and not callable(body) else slices(),
-                    headers=headers,
-                    allow_redirects=False,
-                    expect100=size >= EXPECT_BYTES_MIN,
-                )
-                async with response:
-                    data = await self._checked(response, target, signature)
+        content: Body = bytes(body) if size <= WHOLE_BODY_BYTES_MAX and not callable(body) else lambda: _sliced(body)
+        if self._upload is not None:
+            content = self._throttled(body, self._upload)
+        async with self._request(
+            target, "PUT", f"/v1/blobs/{digest}", headers, content, grant=grant, ask_first=size >= EXPECT_BYTES_MIN
+        ) as (answer, signature):
+            data = await self._checked(answer, target, signature)
         return m.decode(data, m.BlobStored).receipt
 
     async def exchange(
@@ -340,71 +309,78 @@ class HttpClient:
             sent["content-length"] = str(size)
         elif method not in ("GET", "HEAD"):
             sent["content-length"] = "0"  # aiohttp sends it, so it must be signed
-        url, signature = self._sign(target, method, where, sent, grant)
-        loop = asyncio.get_running_loop()
-        with _network_errors(target.url):
-            async with asyncio.timeout(STALL_S) as deadline:
-
-                async def slices(source: Callable[[], AsyncIterable[Buffer]]) -> AsyncIterator[Buffer]:
-                    async for piece in _sliced(source):
-                        deadline.reschedule(loop.time() + STALL_S)
-                        yield piece
-
-                response = await self._open().request(
-                    method, url, data=None if body is None else slices(body), headers=sent, allow_redirects=False
-                )
-            async with response:
-                data, answer = await self._signed(response, target, signature)
+        async with self._request(target, method, where, sent, body, grant=grant) as (response, signature):
+            data, answer = await self._signed(response, target, signature)
         return Exchange(response.status, answer, data)
 
     async def health(self, url: str, *, timeout_s: float = STALL_S) -> m.Health:
         """What ``url`` says of itself, unsigned: only good for finding out who answers there."""
+        base = checked_url(url)
         with _network_errors(url):
             async with asyncio.timeout(timeout_s):
-                response = await self._open().get(
-                    yarl.URL(checked_url(url) + routes.HEALTH.path, encoded=True), allow_redirects=False
+                answer = await self._connections.request(
+                    base, "GET", routes.HEALTH.path, {"host": base.partition("://")[2]}, again=True, stall_s=timeout_s
                 )
-                async with response:
-                    body = await _limited(response)
+                try:
+                    data = await _limited(answer)
+                finally:
+                    answer.close()
         try:
-            return m.decode(body, m.Health)
+            return m.decode(data, m.Health)
         except errors.BadRequest as error:
             raise errors.Unavailable(f"{url} answers, but not as holdfast does: {error.detail}") from error
 
     async def close(self) -> None:
         """Ends all connections; what is asked later is Unavailable. May be called twice."""
-        self._closed = True
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
+        self._connections.close()
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise errors.Unavailable("this client was closed")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._network.connector(limit_per_host=self._connections_per_host, tls=self._tls),
-                timeout=_PATIENT,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=READ_BUFFER_BYTES,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-                trust_env=False,
-            )
-        return self._session
+    @asynccontextmanager
+    async def _request(
+        self,
+        target: Target,
+        method: str,
+        where: str,
+        headers: dict[str, str],
+        body: Body = None,
+        *,
+        grant: bytes | None = None,
+        ask_first: bool = False,
+        again: bool = True,
+        first_byte_s: float | None = None,
+    ) -> AsyncIterator[tuple[Answer, str]]:
+        """A signed request: its answer, and the signature that the answer answers.
 
-    def _sign(
-        self, target: Target, method: str, where: str, headers: dict[str, str], grant: bytes | None
-    ) -> tuple[yarl.URL, str]:
+        TimedOut when the head is not there after ``first_byte_s``, or when nothing moves for ten seconds.
+        """
+        url = self._sign(target, method, where, headers, grant)
+        with _network_errors(target.url):
+            async with asyncio.timeout(first_byte_s):
+                answer = await self._connections.request(
+                    url, method, where, headers, body, ask_first=ask_first, again=again, stall_s=STALL_S
+                )
+        try:
+            yield answer, headers["signature"]
+        finally:
+            answer.close()
+
+    def _throttled(self, body: Buffer | Callable[[], AsyncIterable[Buffer]], upload: Throttle) -> Body:
+        async def pieces() -> AsyncIterator[Buffer]:
+            async for piece in _sliced(body, upload.slice_bytes):
+                await upload.take(len(piece))
+                yield piece
+
+        return pieces
+
+    def _sign(self, target: Target, method: str, where: str, headers: dict[str, str], grant: bytes | None) -> str:
         base = checked_url(target.url)
         headers["host"] = base.partition("://")[2]
         headers["holdfast-to"] = str(target.id)
         if grant is not None:
             headers["holdfast-grant"] = to_text(grant)
         headers.update(signing.sign_request(self.identity, method, base + where, headers, self.time()))
-        return yarl.URL(base + where, encoded=True), headers["signature"]
+        return base
 
-    async def _checked(self, response: aiohttp.ClientResponse, target: Target, signature: str) -> bytes:
+    async def _checked(self, response: Answer, target: Target, signature: str) -> bytes:
         """The body of a signed 2xx answer; everything else is raised."""
         body, _ = await self._signed(response, target, signature)
         if 200 <= response.status < 300:
@@ -412,13 +388,11 @@ class HttpClient:
         problem = m.decode(body, m.Problem)
         raise errors.from_problem(response.status, problem.type, problem.detail, problem.extra)
 
-    async def _signed(
-        self, response: aiohttp.ClientResponse, target: Target, signature: str
-    ) -> tuple[bytes, dict[str, str]]:
+    async def _signed(self, response: Answer, target: Target, signature: str) -> tuple[bytes, Mapping[str, str]]:
         """The body and headers of a signed answer; Unavailable for any other."""
-        async with asyncio.timeout(STALL_S):
+        with _network_errors(target.url):
             body = await _limited(response)
-        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers = response.headers
         try:
             created = signing.verify_answer(response.status, headers, signature, target.id)
             if headers.get("content-digest") != signing.body_digest(body):
@@ -448,20 +422,15 @@ def _query(message: Any) -> dict[str, str]:
     return {name: str(value) for name, value in fields.items() if value is not None}
 
 
-async def _limited(response: aiohttp.ClientResponse) -> bytes:
-    length = response.content_length
-    if length is not None and length > ANSWER_BYTES_MAX:
-        raise errors.Unavailable(f"an answer of {length} bytes is more than this client takes")
-    body = bytearray()
-    while piece := await response.content.readany():
-        body += piece
-        if len(body) > ANSWER_BYTES_MAX:
-            raise errors.Unavailable("an endless answer")
-    return bytes(body)
+async def _limited(answer: Answer) -> bytes:
+    if answer.size > ANSWER_BYTES_MAX:
+        raise errors.Unavailable(f"an answer of {answer.size} bytes is more than this client takes")
+    async with asyncio.timeout(STALL_S):  # for all of it, or a byte now and then would hold us for ever
+        return await answer.whole(STALL_S)
 
 
 async def _sliced(
-    body: Buffer | Callable[[], AsyncIterable[Buffer]], slice_bytes: int = SLICE_BYTES
+    body: Buffer | Callable[[], AsyncIterable[Buffer]], slice_bytes: int = PIECE_BYTES
 ) -> AsyncIterator[Buffer]:
     if callable(body):
         async for piece in body():
@@ -472,22 +441,20 @@ async def _sliced(
         yield view[start : start + slice_bytes]
 
 
-def _remote_body(response: aiohttp.ClientResponse, range_: Span | None) -> RemoteBody:
-    size = response.content_length
-    if size is None:
-        raise errors.Unavailable("a blob came without its length")
+def _remote_body(response: Answer, range_: Span | None) -> RemoteBody:
+    size = response.size
     if response.status == 200:
         if range_ is not None and range_ != (0, None) and range_ != (0, size):
             raise errors.Unavailable("a range was asked for and a whole blob came")
-        return RemoteBody(response, size, size)
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return RemoteBody(response, size)
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     if found is None or range_ is None:
         raise errors.Unavailable("a part of a blob came that was not asked for")
     first, last, total = int(found[1]), int(found[2]), int(found[3])
     start, stop = range_
     if first != start or last + 1 != (total if stop is None else min(stop, total)) or size != last + 1 - first:
         raise errors.Unavailable("another range came than was asked for")
-    return RemoteBody(response, size, total)
+    return RemoteBody(response, total)
 
 
 @contextmanager
@@ -499,26 +466,20 @@ def _network_errors(where: str) -> Iterator[None]:
         raise
     except TimeoutError as error:
         raise errors.TimedOut(f"{where}: no answer in time") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except OSError as error:
         raise errors.Unavailable(f"{where}: {_trouble(error)}") from error
 
 
-def _trouble(error: aiohttp.ClientError | OSError) -> str:
+def _trouble(error: OSError) -> str:
     """In a few words of ours: what the libraries say is long, and repeats the address."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, socket.gaierror):
         return "no machine of this name is known"
-    if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
+    if isinstance(error, ssl.SSLError):
         return "no TLS connection could be made (is the certificate trusted here?)"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the connection was closed without an answer"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer broke off"
-    if isinstance(error, aiohttp.InvalidURL):
-        return "this is no address"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "what answers there does not speak HTTP as holdfast does"
-    if isinstance(error, OSError):
-        cause = getattr(error, "os_error", error)
-        if cause.errno is not None and cause.errno > 0:
-            return os.strerror(cause.errno).lower()
+    if isinstance(error, Ended):
+        return "the connection was closed without an answer" if error.untouched else "the answer broke off"
+    if isinstance(error, BadAnswer):
+        return f"what answers there does not speak HTTP as holdfast does ({error})"
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
     return "the connection failed"

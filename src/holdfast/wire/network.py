@@ -15,6 +15,7 @@ from holdfast.errors import Unavailable
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 60.0
 BACKLOG = 512
+HAPPY_EYEBALLS_S = 0.25  # RFC 8305, section 8: when the next address is tried beside one that does not answer
 DNS_CACHE_S = 10  # machines move; a longer memory would outlive their addresses
 
 
@@ -33,7 +34,13 @@ class Network(Protocol):
     """Where connections come from."""
 
     def connector(self, *, limit_per_host: int, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
-        """What an aiohttp client session dials with; the session closes it."""
+        """What an aiohttp client session dials with, for servers that are not ours; the session closes it."""
+        ...
+
+    async def connect(
+        self, protocol: asyncio.BufferedProtocol, host: str, port: int, *, tls: ssl.SSLContext | None
+    ) -> None:
+        """Dials, and hands the connection to ``protocol``; OSError. As slow as the network is: set a deadline."""
         ...
 
     async def listen(
@@ -59,6 +66,13 @@ class TcpNetwork:
             keepalive_timeout=IDLE_CONNECTION_S,
             ttl_dns_cache=DNS_CACHE_S,
             ssl=True if tls is None else tls,
+        )
+
+    async def connect(
+        self, protocol: asyncio.BufferedProtocol, host: str, port: int, *, tls: ssl.SSLContext | None
+    ) -> None:
+        await asyncio.get_running_loop().create_connection(
+            lambda: protocol, host, port, ssl=tls, happy_eyeballs_delay=HAPPY_EYEBALLS_S
         )
 
     async def listen(
