@@ -350,13 +350,13 @@ class HttpClient:
     ) -> AsyncIterator[tuple[Answer, str]]:
         """A signed request: its answer, and the signature that the answer answers.
 
-        TimedOut when the head is not there after ``first_byte_s``, or when nothing moves for ten seconds.
+        TimedOut when the head is not there after ``first_byte_s``; without it, when nothing moves for ten seconds.
         """
         url = self._sign(target, method, where, headers, grant)
         with _network_errors(target.url):
             async with asyncio.timeout(first_byte_s):
                 answer = await self._connections.request(
-                    url, method, where, headers, body, ask_first=ask_first, again=again, stall_s=STALL_S
+                    url, method, where, headers, body, ask_first=ask_first, again=again, stall_s=first_byte_s or STALL_S
                 )
         try:
             yield answer, headers["signature"]
