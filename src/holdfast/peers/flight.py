@@ -7,7 +7,6 @@ comes; the end is given out only when the digest is right, and small blobs not a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from holdfast import logs
 from holdfast.blob import Buffer, Digest
 from holdfast.errors import Corrupt, HoldfastError, TooLarge, Unavailable
+from holdfast.peers.hashing import Hashing
 from holdfast.peers.passage import MEMORY_BYTES_MAX, Passage
 from holdfast.peers.race import HEAD_START_S, PEER, Lane, Race
 from holdfast.peers.sources import Askable, Source
@@ -29,7 +29,6 @@ RATE_BYTES_PER_S_MIN = 32 << 10
 """A source slower than this is left for another one; where there is none, half of it is enough after 10 s."""
 TRIES_MAX = 8
 """Sources that one blob is begun or continued from."""
-INLINE_BYTES_MAX = 64 << 10
 
 _log = logs.get_logger(__name__)
 
@@ -87,8 +86,9 @@ class Flight:
         self._size_max = size_max
 
     async def run(self) -> Passage:
-        """The passage, whole and right. NotFound if everybody says so; Corrupt, Unavailable."""
+        """The passage, whole and right; the caller releases it. NotFound if everybody says so; Corrupt, Unavailable."""
         passage: Passage | None = None
+        whole = False
         error: HoldfastError = Unavailable("the pull was given up")
         try:
             for _ in range(TRIES_MAX):
@@ -104,13 +104,14 @@ class Flight:
                     if passage.given or (self.begun.done() and passage.size > MEMORY_BYTES_MAX):
                         raise
                     continue
+                whole = True
                 return passage
             raise Unavailable(f"no source of {self.digest} sent a right body")
         except HoldfastError as caught:
             error = caught
             raise
         finally:
-            if passage is not None:
+            if passage is not None and not whole:
                 passage.fail(error)
                 await passage.release()
             if not self.begun.done():
@@ -197,14 +198,20 @@ class Flight:
 
     async def _body(self, passage: Passage, opened: _Opened) -> None:
         """Fills the passage; Corrupt if the whole is wrong."""
-        state = hashlib.sha256()
+        hashing = Hashing(self._pool)
+        try:
+            await self._fill(passage, opened, hashing)
+        finally:
+            await hashing.close()
+
+    async def _fill(self, passage: Passage, opened: _Opened, hashing: Hashing) -> None:
         contributors: list[tuple[Source, int]] = []
         if not self.begun.done() and passage.size > MEMORY_BYTES_MAX:
             self.begun.set_result(passage)
         for _ in range(TRIES_MAX):
             before = passage.written
             try:
-                await self._stream(passage, opened, state.update)
+                await self._stream(passage, opened, hashing)
             except HoldfastError as error:
                 self._leave(opened.source, error)
                 _log.info("pull_continues", digest=str(self.digest), at=passage.written, reason=error.detail)
@@ -217,7 +224,7 @@ class Flight:
             opened = await self._open(passage.written, passage.size)
         else:
             raise Unavailable(f"no source of {self.digest} sent all of it")
-        if Digest(state.digest()) != self.digest:
+        if await hashing.digest() != self.digest:
             self._blame([source for source, _ in contributors] or [opened.source])
             raise Corrupt(f"what came for {self.digest} is another blob; ask again, another source will be used")
         self.sources = [source for source, _ in contributors]
@@ -236,7 +243,7 @@ class Flight:
             else:
                 source.failed(Unavailable(f"one of {len(sources)} sources sent wrong bytes for {self.digest}"))
 
-    async def _stream(self, passage: Passage, opened: _Opened, update: Callable[[Buffer], None]) -> None:
+    async def _stream(self, passage: Passage, opened: _Opened, hashing: Hashing) -> None:
         loop = asyncio.get_running_loop()
         piece: Buffer = opened.first
         window, seen = loop.time(), 0
@@ -245,11 +252,9 @@ class Flight:
             if passage.written + len(piece) > passage.size:
                 raise Unavailable("more bytes came than were announced")
             waited = loop.time()
-            if len(piece) > INLINE_BYTES_MAX:
-                await asyncio.gather(self._pool.run(update, piece), passage.write(piece))
-            else:
-                update(piece)
-                await passage.write(piece)
+            data = bytes(piece)
+            await hashing.update(data)
+            await passage.write(data)
             seen += len(piece)
             window += loop.time() - waited  # our own time is not the source's
             if passage.written == passage.size:

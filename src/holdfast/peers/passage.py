@@ -1,14 +1,15 @@
 """One blob on its way through a node: written once, read by any number of readers, each at its own pace.
 
-What came is kept in a file without a name, and its newest part in memory too, for readers that keep up. The last bytes
-are held back until somebody has said that the whole is right. If the disk is full the rest goes through memory alone,
-and then at the pace of the slowest reader: memory stays bounded either way.
+What came lies in memory while all passages together have room there: it is then written once, where it is kept. Else
+it is kept in a file without a name, and its newest part in memory too, for readers that keep up. The last bytes are
+held back until somebody has said that the whole is right. If the disk is full the rest goes through memory alone, and
+then at the pace of the slowest reader: memory stays bounded either way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,13 +25,34 @@ WINDOW_BYTES = 4 << 20
 """The newest bytes of a larger one that lie in memory."""
 HELD_BYTES = 64 << 10
 """What is held back of a larger one until the whole is right."""
+ROOM_BYTES = 64 << 20
+"""Memory for the larger ones of one node, all together."""
+JOINED_BYTES_MAX = 4 << 10
+"""Pieces shorter than this are joined, so that a source that sends crumbs costs no memory beside them."""
+
+
+class Room:
+    """Memory that passages share. Plain state."""
+
+    def __init__(self, limit: int = ROOM_BYTES) -> None:
+        self.left = limit
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` bytes are the caller's now, until it gives them back."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+    def give(self, size: int) -> None:
+        self.left += size
 
 
 class Passage:
     """The bytes of one blob of ``size`` bytes. One writer. Use from one event loop."""
 
-    def __init__(self, size: int, *, path: Path | None, files: Files, pool: Pool) -> None:
-        """``path``: where a file may be made for a moment; None: memory only."""
+    def __init__(self, size: int, *, path: Path | None, files: Files, pool: Pool, room: Room | None = None) -> None:
+        """``path``: where a file may be made for a moment; None: memory only. ``room``: to lie in memory as a whole."""
         self.size = size
         self.written = 0
         self.given = 0
@@ -38,17 +60,21 @@ class Passage:
         self._path = path
         self._files = files
         self._pool = pool
-        self._window: deque[tuple[int, bytes]] = deque()
+        self._starts: list[int] = []  # of the pieces in memory, ascending
+        self._pieces: list[bytes] = []
         self._window_start = 0
         self._on_disk = 0
         self._descriptors: tuple[int, int] | None = None
-        self._disk = path is not None and size > MEMORY_BYTES_MAX
+        self._room = room if size > MEMORY_BYTES_MAX and room is not None and room.take(size) else None
+        self._resident = size <= MEMORY_BYTES_MAX or self._room is not None
+        self._disk = path is not None and not self._resident
         self._right = False
         self._error: HoldfastError | None = None
         self._readers: dict[int, int] = {}
         self._next_reader = 0
         self._changed = asyncio.Event()
         self._writing = True
+        self._closed = False
 
     @property
     def whole(self) -> bool:
@@ -62,15 +88,17 @@ class Passage:
     @property
     def joinable(self) -> bool:
         """Can a new reader still have everything from the start?"""
-        return self._error is None and (self._window_start == 0 or self._on_disk >= self._window_start)
+        if self._error is not None or self._closed:
+            return False
+        return self._window_start == 0 or self._on_disk >= self._window_start
 
     @property
     def readers(self) -> int:
         return len(self._readers)
 
     async def settled(self) -> None:
-        """Returns once the end is known, or at once where there is no disk: then nobody may fall behind."""
-        while not self._right and self._error is None and self._disk:
+        """Returns once the end is known, or at once where nothing is put by: then nobody may fall behind."""
+        while not self._right and self._error is None and (self._disk or self._room is not None):
             changed = self._changed
             await changed.wait()
 
@@ -81,7 +109,11 @@ class Passage:
         data = bytes(piece)
         if self._disk:
             await self._put_by(data)
-        self._window.append((self.written, data))
+        if self._pieces and len(self._pieces[-1]) + len(data) <= JOINED_BYTES_MAX:
+            self._pieces[-1] += data
+        else:
+            self._starts.append(self.written)
+            self._pieces.append(data)
         self.written += len(data)
         self._tell()
         await self._shrink()
@@ -112,13 +144,13 @@ class Passage:
         self._next_reader += 1
         self._readers[number] = start
         try:
-            yield self._pieces(number, start, self.size if stop is None else stop)
+            yield self._read(number, start, self.size if stop is None else stop)
         finally:
             del self._readers[number]
             self._tell()
             await self._close_if_done()
 
-    async def _pieces(self, number: int, at: int, stop: int) -> AsyncIterator[Buffer]:
+    async def _read(self, number: int, at: int, stop: int) -> AsyncIterator[Buffer]:
         while at < stop:
             while self._released() <= at:
                 if self._error is not None:
@@ -144,12 +176,12 @@ class Passage:
         return min(self.written, self.size - HELD_BYTES)
 
     def _from_window(self, at: int, until: int) -> memoryview | None:
-        if at < self._window_start:
+        if at < self._window_start or not self._pieces:
             return None
-        for start, data in self._window:
-            if start <= at < start + len(data):
-                return memoryview(data)[at - start : min(until - start, at - start + PIECE_BYTES_MAX)]
-        return None
+        index = bisect_right(self._starts, at) - 1
+        start = self._starts[index]
+        found = memoryview(self._pieces[index])[at - start : min(until - start, at - start + PIECE_BYTES_MAX)]
+        return found if len(found) else None
 
     async def _from_disk(self, at: int, until: int) -> bytes:
         if self._descriptors is None or at >= until:
@@ -188,18 +220,17 @@ class Passage:
 
     async def _shrink(self) -> None:
         """Drops from memory what is on disk or every reader has had; waits for readers only where there is no disk."""
-        if self.size <= MEMORY_BYTES_MAX:
+        if self._resident:
             return
-        while self._window and self.written - self._window_start > WINDOW_BYTES:
-            start, data = self._window[0]
-            stop = start + len(data)
+        while self._pieces and self.written - self._window_start > WINDOW_BYTES:
+            stop = self._starts[0] + len(self._pieces[0])
             if stop > self._on_disk and self._readers and min(self._readers.values()) < stop:
                 if self._released() <= min(self._readers.values()):
                     break  # they wait for us, not we for them
                 changed = self._changed
                 await changed.wait()
                 continue
-            self._window.popleft()
+            del self._starts[0], self._pieces[0]
             self._window_start = stop
 
     def _tell(self) -> None:
@@ -207,7 +238,14 @@ class Passage:
         changed.set()
 
     async def _close_if_done(self) -> None:
-        if not self._writing and not self._readers and self._descriptors is not None:
+        if self._writing or self._readers:
+            return
+        self._closed = True
+        if self._room is not None:
+            self._room.give(self.size)
+            self._room = None
+            self._starts, self._pieces = [], []
+        if self._descriptors is not None:
             descriptors, self._descriptors = self._descriptors, None
             self._disk = False
             await self._pool.run(_close, self._files, descriptors)

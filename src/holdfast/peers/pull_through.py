@@ -20,7 +20,7 @@ from holdfast.clock import Clock, Randomness
 from holdfast.errors import Corrupt, HoldfastError, NotFound, TooManyRequests
 from holdfast.files import Files
 from holdfast.peers.flight import Flight
-from holdfast.peers.passage import Passage
+from holdfast.peers.passage import Passage, Room
 from holdfast.peers.race import ORIGIN
 from holdfast.peers.sources import Askable, Source
 from holdfast.pool import Pool
@@ -114,6 +114,7 @@ class Puller:
         self._clock = clock
         self._randomness = randomness
         self._size_max = size_max
+        self._room = Room()
         self._pulls: dict[Digest, _Pull] = {}
         self._nobody: OrderedDict[Digest, tuple[float, HoldfastError]] = OrderedDict()
         self._closed = False
@@ -224,10 +225,11 @@ class Puller:
 
     def _make(self, size: int) -> Passage:
         path = None if self._directory is None else self._directory / f"pull-{self._randomness.bytes(8).hex()}"
-        return Passage(size, path=path, files=self._files, pool=self._pool)
+        return Passage(size, path=path, files=self._files, pool=self._pool, room=self._room)
 
     async def _fly(self, digest: Digest, flight: Flight) -> None:
         keeping = asyncio.ensure_future(self._keep_passage(digest, flight))
+        passage: Passage | None = None
         try:
             passage = await flight.run()
             self._count(flight, passage)
@@ -245,12 +247,14 @@ class Puller:
                 await asyncio.gather(keeping, return_exceptions=True)
             finally:
                 keeping.cancel()
+                if passage is not None:
+                    await passage.release()
                 pull = self._pulls.get(digest)
                 if pull is not None and pull.flight is flight:
                     del self._pulls[digest]
 
     async def _keep_passage(self, digest: Digest, flight: Flight) -> None:
-        """Keeps it, where there is a disk only after its readers had it; the store checks it again."""
+        """Keeps it once the whole is right, so that keeping slows no read; the store checks it again."""
         passage = await asyncio.shield(flight.begun)
         pull = self._pulls.get(digest)
         try:
