@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.peers.rig import Rig, blob, cluster
+from tests.peers.rig import Member, Rig, blob, cluster
 
+from holdfast.blob import Digest
+from holdfast.clock import SeededRandomness, shuffled
 from holdfast.errors import NoSpace, NotFound, Unavailable
 
 SIZES = [0, 1, 70_000, 1 << 20, (1 << 20) + 1, 9_000_001]
@@ -148,6 +150,78 @@ def test_a_miss_costs_little_more_than_the_origin_alone(delay_s: float, size: in
         assert node.directory.find(liar.identity.id).lies == 1  # type: ignore[union-attr]
 
     cluster(4, scene)
+
+
+@pytest.mark.parametrize("delay_s", [0.005, 0.05, 0.5])
+def test_a_peer_that_hangs_since_a_moment_costs_little(delay_s: float) -> None:
+    """No check has seen it yet, and it is the owner of every third blob."""
+
+    async def scene(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        node, _, hung = rig.members
+        rig.cdn.delay_s = delay_s
+
+        async def timed(seed: int) -> float:
+            digest, data = blob(4096, seed)
+            rig.cdn.blobs[digest] = data
+            began = loop.time()
+            assert await node.read(digest) == data
+            return loop.time() - began
+
+        digest, data = blob(4096, 1)
+        rig.cdn.blobs[digest] = data
+        began = loop.time()
+        async with node.origin.open(digest, 0) as body:  # type: ignore[union-attr]
+            assert b"".join([bytes(piece) async for piece in body]) == data
+        alone = loop.time() - began
+        rig.network.pause(hung.name)
+        owned = [seed for seed in range(2, 60) if node.directory.owner(blob(4096, seed)[0]) is not None]
+        owned = [seed for seed in owned if _owner_name(node, seed) == hung.name][:5]
+        assert len(owned) == 5
+        spent = [await timed(seed) for seed in owned]
+        assert max(spent) <= alone + max(0.02, 0.05 * alone), (alone, spent)
+
+    cluster(3, scene)
+
+
+def _owner_name(node: Member, seed: int) -> str:
+    owner = node.directory.owner(blob(4096, seed)[0])
+    return "" if owner is None else owner.name
+
+
+@pytest.mark.parametrize(
+    ("count", "blobs", "size"), [(5, 40, 64 << 10), pytest.param(10, 1000, 64 << 10, marks=pytest.mark.slow)]
+)
+def test_receivers_serve_each_other(count: int, blobs: int, size: int) -> None:
+    """One node has all, each link takes 100 Mbit/s: all have all within three times what one copy takes."""
+
+    async def scene(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        rate = 12.5e6
+        for member in rig.members:
+            member.host.machine.bandwidth = rate
+        first, *others = rig.members
+        digests = [await first.give(blob(size, seed)[1]) for seed in range(blobs)]
+
+        async def all_of(member: Member, number: int) -> None:
+            gate = asyncio.Semaphore(8)
+
+            async def one(digest: Digest) -> None:
+                async with gate:
+                    await member.puller.fetch(digest)
+
+            order = shuffled(digests, SeededRandomness(number))
+            await asyncio.gather(*(one(digest) for digest in order))
+
+        began = loop.time()
+        await asyncio.gather(*(all_of(member, number) for number, member in enumerate(others)))
+        spent, once = loop.time() - began, blobs * size / rate
+        assert spent <= 3 * once, (spent, once)
+        for member in others:
+            assert None not in await member.store.stat(digests)
+        assert rig.cdn.requests == []
+
+    cluster(count, scene)
 
 
 def _wrong(size: int) -> object:

@@ -124,12 +124,12 @@ def test_failed_peers_rest_longer_each_time_until_a_check() -> None:
     assert one.failures == 0
 
 
-def test_slow_peers_are_asked_only_by_the_patient() -> None:
+def test_nothing_depends_on_a_slow_peer() -> None:
     made = directory(IDS[0], IDS[1:3])
     one = made.all()[0]
     made.checked(one, 2.0)
     assert one not in made.usable()
-    assert one in made.usable(patient=True)
+    assert one in made.to_ask(Digest(bytes(32)))
     assert made.owner(Digest(bytes(32))) is not one
 
 
@@ -313,7 +313,7 @@ async def test_what_a_lost_race_tells(failures: list[tuple[Tier, HoldfastError]]
         async def run() -> None:
             raise error
 
-        return Lane(Entrant("source", tier, HEDGE_S), run)
+        return Lane(lambda: Entrant("source", tier, HEDGE_S), run)
 
     race: Race[None] = Race(discard=discard)
     for tier, error in failures:

@@ -22,6 +22,7 @@ from holdfast.node.ledger import SHARED, Entry
 from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
+from holdfast.node.shelf import Shelf
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
 from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, StreamReply, parse_range
@@ -55,6 +56,7 @@ class BlobRoutes:
         self._clock = clock
         self._now = now
         self._budgets = PutBudgets()
+        self._shelf = Shelf()
         self._pace = pace
 
     async def put(self, call: Call, message: None) -> Reply:
@@ -124,9 +126,12 @@ class BlobRoutes:
         store = self._keeper.store
         try:
             if size <= MEMORY_BYTES_MAX:
-                data = await get_bytes(store, digest)
-                if Digest.of(data) != digest:
-                    raise Corrupt(f"this node's copy of {digest} is damaged")
+                data: bytes | None = self._shelf.find(entry)
+                if data is None:
+                    data = await get_bytes(store, digest)
+                    if Digest.of(data) != digest:
+                        raise Corrupt(f"this node's copy of {digest} is damaged")
+                    self._shelf.put(entry, data)
                 return BytesReply(memoryview(data)[start:stop], size, range_, headers)
             if stop - start <= MEMORY_BYTES_MAX:
                 return BytesReply(await get_bytes(store, digest, Range(start, stop)), size, range_, headers)

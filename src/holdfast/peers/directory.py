@@ -44,7 +44,10 @@ class Address:
 
 @dataclass(eq=False, slots=True)
 class Peer:
-    """One peer and what is known of it. ``since``: wall-clock seconds since when it is as ``healthy`` says."""
+    """One peer and what is known of it. ``since``: wall-clock seconds since when it is as ``healthy`` says.
+
+    ``sending``: bodies that are asked of it now.
+    """
 
     id: Id
     url: str
@@ -57,6 +60,7 @@ class Peer:
     asked: int = 0
     hits: int = 0
     served_bytes: int = 0
+    sending: int = 0
     lies: int = 0
     failures: int = 0
     rest_until: float = 0.0
@@ -65,6 +69,11 @@ class Peer:
     def hit_rate(self) -> float:
         """Of all it was asked for, the part that it had: 0 to 1."""
         return self.hits / self.asked if self.asked else 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Does it answer later than a race waits for anybody? Nothing then depends on it, but it may help."""
+        return (self.latency_s or 0.0) > PATIENCE_S_MAX
 
     def took(self, seconds: float) -> None:
         """A first byte came after ``seconds``."""
@@ -134,13 +143,13 @@ class Directory:
         return [
             peer
             for peer in self._peers.values()
-            if peer.healthy and now >= peer.rest_until and (patient or (peer.latency_s or 0.0) <= PATIENCE_S_MAX)
+            if peer.healthy and now >= peer.rest_until and (patient or not peer.slow)
         ]
 
-    def to_ask(self, digest: Digest, *, patient: bool = False) -> list[Peer]:
+    def to_ask(self, digest: Digest) -> list[Peer]:
         """The peers to ask for a blob, likeliest and fastest first, at most ``ASKED_MAX``."""
         peers = sorted(
-            self.usable(patient=patient),
+            self.usable(patient=True),
             key=lambda peer: (peer.hit_rate + 0.05) / (0.001 + (peer.latency_s or 0.0)),
             reverse=True,
         )

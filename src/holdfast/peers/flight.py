@@ -7,16 +7,16 @@ comes; the end is given out only when the digest is right, and small blobs not a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast import logs
 from holdfast.blob import Buffer, Digest
 from holdfast.errors import Corrupt, HoldfastError, TooLarge, Unavailable
 from holdfast.peers.hashing import Hashing
 from holdfast.peers.passage import MEMORY_BYTES_MAX, Passage
-from holdfast.peers.race import HEAD_START_S, PEER, Lane, Race
+from holdfast.peers.race import HEAD_START_S, PEER, UNHURRIED_S, Entrant, Lane, Race
 from holdfast.peers.sources import Askable, Source
 from holdfast.pool import Pool
 from holdfast.stores.protocol import Body
@@ -27,6 +27,8 @@ STALL_ALONE_S = 10.0
 RATE_WINDOW_S = 2.0
 RATE_BYTES_PER_S_MIN = 32 << 10
 """A source slower than this is left for another one; where there is none, half of it is enough after 10 s."""
+ANSWERS_S = 0.25
+"""How long all that may have it are heard where nobody hurries."""
 TRIES_MAX = 8
 """Sources that one blob is begun or continued from."""
 
@@ -69,8 +71,12 @@ class Flight:
         pool: Pool,
         passage: MakePassage,
         size_max: int,
+        hurried: bool = True,
     ) -> None:
-        """``askable``: peers that say whether they have it. ``last``: who is asked when no peer has it, in order."""
+        """``askable``: peers that say whether they have it. ``last``: who is asked when no peer has it, in order.
+
+        ``hurried``: somebody waits for the first byte.
+        """
         self.digest = digest
         self.narrow = not askable
         """Are only the last sources asked?"""
@@ -79,11 +85,13 @@ class Flight:
         """Those whose bytes were used."""
         self._askable = list(askable)
         self._last = list(last)
-        self._holders: list[Source] = []
+        self._holders: list[Askable] = []
         self._left: set[int] = set()  # id() of sources that are not asked again
         self._pool = pool
         self._make = passage
         self._size_max = size_max
+        self._hurried = hurried
+        self._lined_up = hurried
 
     async def run(self) -> Passage:
         """The passage, whole and right; the caller releases it. NotFound if everybody says so; Corrupt, Unavailable."""
@@ -122,20 +130,25 @@ class Flight:
 
     async def _open(self, start: int, total: int | None) -> _Opened:
         """The first source that sends a byte of the blob from ``start`` on."""
-        race: Race[_Opened] = Race(discard=_Opened.close)
+        race: Race[_Opened] = Race(discard=_Opened.close, head_start_s=HEAD_START_S if self._hurried else UNHURRIED_S)
         asking: list[asyncio.Task[None]] = []
         known = [source for source in self._holders if id(source) not in self._left]
         for source in known:
             race.enter(self._lane(source, start, total))
         if not self._holders and self._askable:
-            asking = [asyncio.ensure_future(self._ask(source, race, start, total)) for source in self._askable]
-            settling = asyncio.ensure_future(_settle(asking, race))
+            quick: list[asyncio.Task[None]] = []
+            for source in self._askable:
+                task = asyncio.ensure_future(self._ask(source, race, start, total))
+                asking.append(task)
+                if not source.slow:
+                    quick.append(task)
+            settling = asyncio.ensure_future(self._settle(race, quick, asking, start, total))
         else:
             settling = None
             race.settle()
-        for source in self._last:
-            if id(source) not in self._left:
-                race.enter(self._lane(source, start, total))
+        for last in self._last:
+            if id(last) not in self._left:
+                race.enter(self._lane(last, start, total))
         try:
             return await race.run()
         finally:
@@ -144,12 +157,36 @@ class Flight:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _settle(
+        self,
+        race: Race[_Opened],
+        quick: Sequence[asyncio.Task[None]],
+        asking: Sequence[asyncio.Task[None]],
+        start: int,
+        total: int | None,
+    ) -> None:
+        """The last sources wait for those that answer quickly; that nobody has it is said once all have answered.
+
+        Where nobody hurries the holders take turns: who has given least so far is read first, so that many nodes that
+        want the same things from one serve each other.
+        """
+        if not self._hurried:
+            await asyncio.wait(asking, timeout=ANSWERS_S)
+            for source in sorted(self._holders, key=lambda source: source.taken):
+                race.enter(self._lane(source, start, total))
+            self._lined_up = True
+        await asyncio.gather(*quick, return_exceptions=True)
+        race.settle(later=len(quick) < len(asking))
+        await asyncio.gather(*asking, return_exceptions=True)
+        race.settle()
+
     async def _ask(self, source: Askable, race: Race[_Opened], start: int, total: int | None) -> None:
         began = asyncio.get_running_loop().time()
         try:
             if await source.has(self.digest):
                 self._holders.append(source)
-                race.enter(self._lane(source, start, total))
+                if self._lined_up:
+                    race.enter(self._lane(source, start, total))
         except HoldfastError as error:
             race.failures.append((PEER, error))
         except asyncio.CancelledError:
@@ -161,7 +198,11 @@ class Flight:
         async def run() -> _Opened:
             return await self._first(source, start, total)
 
-        return Lane(source.entrant, run)
+        return Lane(lambda: self._entrant(source), run)
+
+    def _entrant(self, source: Source) -> Entrant:
+        entrant = source.entrant
+        return entrant if self._hurried else replace(entrant, patience_s=max(entrant.patience_s, UNHURRIED_S))
 
     async def _first(self, source: Source, start: int, total: int | None) -> _Opened:
         stack = AsyncExitStack()
@@ -284,8 +325,3 @@ async def _next(pieces: AsyncIterator[Buffer], stall_s: float) -> Buffer:
         if isinstance(error, HoldfastError):
             raise
         raise _Left(f"nothing came for {stall_s:g} s") from error
-
-
-async def _settle(asking: Sequence[Awaitable[None]], race: Race[_Opened]) -> None:
-    await asyncio.gather(*asking, return_exceptions=True)
-    race.settle()

@@ -54,7 +54,7 @@ class Neighbours:
     # -- sources
 
     def peers(self, digest: Digest) -> Sequence[Askable]:
-        return [self.source(peer) for peer in self.directory.to_ask(digest, patient=self.origin is None)]
+        return [self.source(peer) for peer in self.directory.to_ask(digest)]
 
     def last(self, digest: Digest, *, own: bool) -> Sequence[Source]:
         if self.origin is None:
@@ -62,7 +62,7 @@ class Neighbours:
         owner = None if own else self.directory.owner(digest)
         if owner is None:
             return (self.origin,)
-        return (OwnerSource(owner, http=self.http, directory=self.directory), self.origin)
+        return (OwnerSource(self.source(owner), http=self.http, directory=self.directory), self.origin)
 
     def source(self, peer: Peer) -> PeerSource:
         """The one source of a peer, so that questions to it go together."""

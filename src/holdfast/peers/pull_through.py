@@ -116,7 +116,7 @@ class Puller:
         self._size_max = size_max
         self._room = Room()
         self._pulls: dict[Digest, _Pull] = {}
-        self._nobody: OrderedDict[Digest, tuple[float, HoldfastError]] = OrderedDict()
+        self._nobody: OrderedDict[Digest, tuple[float, HoldfastError, bool]] = OrderedDict()
         self._closed = False
 
     @property
@@ -155,7 +155,7 @@ class Puller:
         for left in range(FETCH_TRIES, 0, -1):
             async with AsyncExitStack() as stack:
                 try:
-                    passage = await self.join(digest, stack)
+                    passage = await self.join(digest, stack, hurried=False)
                     pull = self._pulls.get(digest)
                     async with passage.reading() as pieces:
                         async for _ in pieces:
@@ -179,16 +179,18 @@ class Puller:
 
     # -- flights
 
-    async def join(self, digest: Digest, stack: AsyncExitStack, *, narrow: bool = False) -> Passage:
+    async def join(
+        self, digest: Digest, stack: AsyncExitStack, *, narrow: bool = False, hurried: bool = True
+    ) -> Passage:
         """A passage that can be read from its start, of a flight that is under way or begins now.
 
-        Whoever closes ``stack`` leaves it. As for ``open``.
+        Whoever closes ``stack`` leaves it. ``hurried``: the first byte is waited for. As for ``open``.
         """
         for attempt in (1, 2):
-            self._check_nobody(digest)
+            self._check_nobody(digest, narrow)
             pull = self._pulls.get(digest)
             if pull is None or pull.task.done() or not self._joinable(pull):
-                pull = self._begin(digest, narrow)
+                pull = self._begin(digest, narrow, hurried)
             pull.waiting += 1
             stack.callback(self._leave, digest, pull)
             try:
@@ -204,7 +206,7 @@ class Puller:
             return True
         return begun.exception() is None and begun.result().joinable
 
-    def _begin(self, digest: Digest, narrow: bool) -> _Pull:
+    def _begin(self, digest: Digest, narrow: bool, hurried: bool) -> _Pull:
         if self._closed:
             raise NotFound(f"{digest} is not here, and this node is stopping")
         if len(self._pulls) >= FLIGHTS_MAX:
@@ -216,6 +218,7 @@ class Puller:
             pool=self._pool,
             passage=self._make,
             size_max=self._size_max,
+            hurried=hurried,
         )
         flight.narrow = narrow
         pull = _Pull(flight, asyncio.ensure_future(self._fly(digest, flight)))
@@ -235,7 +238,7 @@ class Puller:
             self._count(flight, passage)
         except HoldfastError as error:
             if isinstance(error, NotFound):
-                self._remember(digest, error)
+                self._remember(digest, error, flight.narrow)
                 self.counts.nobody += 1
             else:
                 self.counts.failed += 1
@@ -291,17 +294,18 @@ class Puller:
 
     # -- what nobody has
 
-    def _check_nobody(self, digest: Digest) -> None:
+    def _check_nobody(self, digest: Digest, narrow: bool) -> None:
         found = self._nobody.get(digest)
         if found is None:
             return
-        until, error = found
-        if self._clock.monotonic() < until:
+        until, error, only_origin = found
+        if self._clock.monotonic() >= until:
+            del self._nobody[digest]
+        elif narrow or not only_origin:  # that the origin has it not says nothing about the peers
             raise type(error)(error.detail)
-        del self._nobody[digest]
 
-    def _remember(self, digest: Digest, error: HoldfastError) -> None:
-        self._nobody[digest] = (self._clock.monotonic() + NOBODY_S, error)
+    def _remember(self, digest: Digest, error: HoldfastError, narrow: bool) -> None:
+        self._nobody[digest] = (self._clock.monotonic() + NOBODY_S, error, narrow)
         self._nobody.move_to_end(digest)
         if len(self._nobody) > NOBODY_MAX:
             self._nobody.popitem(last=False)

@@ -21,6 +21,11 @@ HEAD_START_S = 0.018
 """How long sources that cost nothing may be looked for before the last ones start. Below ``HEDGE_S``, so that a miss
 costs less than 20 ms more than the origin alone."""
 
+UNHURRIED_S = 1.0
+"""Patience and head start where nobody waits for the first byte: a second source costs the links a second body."""
+TICK_S = 1e-6
+"""Moments closer than this are one: a timer may fire a rounding error too early."""
+
 Tier: TypeAlias = Literal[0, 1, 2]
 """In this order sources start: a peer that has it, the peer whose part it is to ask the origin, the origin itself."""
 PEER: Final = 0
@@ -51,45 +56,48 @@ def next_start(
     running: Sequence[tuple[Entrant, float]],
     *,
     more: bool,
+    head_start_s: float = HEAD_START_S,
 ) -> tuple[int | None, float | None]:
     """(index in ``waiting`` of the source to start now, when to look again); each None if there is none.
 
     ``running``: with the moment of their start, oldest first. ``more``: peers may still enter. All times are seconds on
-    one clock.
+    one clock. ``head_start_s``: how long the last ones wait for peers that may enter.
     """
     if not waiting:
         return None, None
     index = min(range(len(waiting)), key=lambda at: waiting[at].tier)
     tier = waiting[index].tier
     if not running:
-        at = began + HEAD_START_S if tier != PEER and more else now
+        at = began + head_start_s if tier != PEER and more else now
     elif tier == PEER and all(entrant.tier != PEER for entrant, _ in running):
         at = now
     else:
         last, started = running[-1]
         at = started + last.patience_s
         if len(running) == 1 and last.tier == PEER and last.patience_s <= HEDGE_S:
-            at = max(began + HEAD_START_S, started)
-    return (index, None) if at <= now else (None, at)
+            at = max(began + head_start_s, started)
+    return (index, None) if at <= now + TICK_S else (None, at)
 
 
 @dataclass(frozen=True, slots=True)
 class Lane(Generic[T]):
-    """A source in a race. ``run`` answers or raises; cancelled, it leaves nothing open."""
+    """A source in a race, as it is seen now. ``run`` answers or raises; cancelled, it leaves nothing open."""
 
-    entrant: Entrant
+    entrant: Callable[[], Entrant]
     run: Callable[[], Awaitable[T]]
 
 
 class Race(Generic[T]):
     """One race; ``run`` once. ``enter`` and ``settle`` may be called before and while it runs."""
 
-    def __init__(self, *, discard: Callable[[T], Awaitable[None]]) -> None:
+    def __init__(self, *, discard: Callable[[T], Awaitable[None]], head_start_s: float = HEAD_START_S) -> None:
         """``discard`` gets answers that came too late to win."""
+        self._head_start_s = head_start_s
         self._discard = discard
         self._waiting: list[Lane[T]] = []
         self._running: dict[asyncio.Task[T], tuple[Lane[T], float]] = {}
         self._more = True
+        self._later = False
         self._changed = asyncio.Event()
         self._began = asyncio.get_running_loop().time()
         self.failures: list[tuple[Tier, HoldfastError]] = []
@@ -99,9 +107,9 @@ class Race(Generic[T]):
         self._waiting.append(lane)
         self._changed.set()
 
-    def settle(self) -> None:
-        """No more lanes will enter."""
-        self._more = False
+    def settle(self, *, later: bool = False) -> None:
+        """No more lanes will enter; with ``later`` some still may, but nobody is held up for them."""
+        self._more, self._later = False, later
         self._changed.set()
 
     async def run(self) -> T:
@@ -110,7 +118,7 @@ class Race(Generic[T]):
         try:
             while True:
                 look_at = self._start_due(loop.time())
-                if not self._running and not self._waiting and not self._more:
+                if not (self._running or self._waiting or self._more or self._later):
                     raise self._verdict()
                 changed = loop.create_task(self._changed.wait())
                 try:
@@ -129,16 +137,17 @@ class Race(Generic[T]):
                         return task.result()
                     if not isinstance(error, HoldfastError):
                         raise error
-                    self.failures.append((lane.entrant.tier, error))
+                    self.failures.append((lane.entrant().tier, error))
         finally:
             await self._cancel()
 
     def _start_due(self, now: float) -> float | None:
         while True:
-            running = [(lane.entrant, started) for lane, started in self._running.values()]
+            running = [(lane.entrant(), started) for lane, started in self._running.values()]
             index, look_at = next_start(
-                now, self._began, [lane.entrant for lane in self._waiting], running, more=self._more
-            )
+                now, self._began, [lane.entrant() for lane in self._waiting], running,
+                more=self._more, head_start_s=self._head_start_s,
+            )  # fmt: skip
             if index is None:
                 return look_at
             lane = self._waiting.pop(index)

@@ -22,7 +22,7 @@ ONLY_IF_CACHED = {"cache-control": "only-if-cached"}
 NO_PEERS = {"cache-control": "no-peers"}
 """Answer from your own store or the origin: what a node says to a blob's owner. One hop, so no loops."""
 OWNER_WAIT_S = 0.2
-"""How long the others wait for the owner's first byte before they ask the origin themselves."""
+"""How long the others wait for the first byte of an owner that lives before they ask the origin themselves."""
 ASK_S = 2.0
 
 
@@ -58,6 +58,16 @@ class Source(Protocol):
 class Askable(Source, Protocol):
     """A source that says beforehand whether it has a blob."""
 
+    @property
+    def taken(self) -> tuple[int, int]:
+        """(bodies that come from it now, bytes that came): the smaller, the sooner it is its turn."""
+        ...
+
+    @property
+    def slow(self) -> bool:
+        """Does it usually answer so late that nobody is held up for it?"""
+        ...
+
     async def has(self, digest: Digest) -> bool: ...
 
 
@@ -72,10 +82,20 @@ class PeerSource:
         self._http = http
         self._directory = directory
         self._asking = Asking(self._ask)
+        self.answered_at = float("-inf")
+        """When it last said what it has, on the loop's clock."""
 
     @property
     def entrant(self) -> Entrant:
         return Entrant(self.peer.name or self.peer.id.short, self.tier, peer_patience(self.peer.latency_s))
+
+    @property
+    def slow(self) -> bool:
+        return self.peer.slow
+
+    @property
+    def taken(self) -> tuple[int, int]:
+        return self.peer.sending, self.peer.served_bytes
 
     @property
     def target(self) -> Target:
@@ -95,7 +115,8 @@ class PeerSource:
         except HoldfastError as error:
             self.failed(error)
             raise Unavailable(f"{self.peer.url}: {error.detail}") from error
-        seconds = asyncio.get_running_loop().time() - began
+        self.answered_at = asyncio.get_running_loop().time()
+        seconds = self.answered_at - began
         for bit in bits:
             self._directory.answered(self.peer, seconds, hit=bit)
         return bits
@@ -103,8 +124,12 @@ class PeerSource:
     @asynccontextmanager
     async def open(self, digest: Digest, start: int) -> AsyncIterator[Body]:
         range_ = Range(start, None) if start else None
-        async with self._http.get_blob(self.target, digest, range_, headers=self.headers) as body:
-            yield body
+        self.peer.sending += 1
+        try:
+            async with self._http.get_blob(self.target, digest, range_, headers=self.headers) as body:
+                yield body
+        finally:
+            self.peer.sending -= 1
 
     def late(self, seconds: float) -> None:
         self._directory.slow(self.peer, seconds)
@@ -126,14 +151,24 @@ class PeerSource:
 
 
 class OwnerSource(PeerSource):
-    """The peer whose part it is to ask the origin for a blob."""
+    """The peer whose part it is to ask the origin for a blob.
+
+    All peers have just been asked what they have: an owner that has not answered that is not waited for.
+    """
 
     tier: Tier = OWNER
     headers = NO_PEERS
 
+    def __init__(self, asked: PeerSource, *, http: HttpClient, directory: Directory) -> None:
+        """``asked``: the same peer, as it is asked what it has."""
+        super().__init__(asked.peer, http=http, directory=directory)
+        self._asked = asked
+        self._since = asyncio.get_running_loop().time()
+
     @property
     def entrant(self) -> Entrant:
-        return Entrant(f"owner {self.peer.name or self.peer.id.short}", self.tier, OWNER_WAIT_S)
+        lives = self._asked.answered_at >= self._since
+        return Entrant(f"owner {self.peer.name or self.peer.id.short}", self.tier, OWNER_WAIT_S if lives else 0.0)
 
     def late(self, seconds: float) -> None:
         """Nothing: it waits for the origin."""

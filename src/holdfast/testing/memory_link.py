@@ -29,6 +29,9 @@ class Host:
     def __post_init__(self) -> None:
         self.gate = Gate()
         self.up = True
+        self.bandwidth: float | None = None
+        """Bytes per second that all its links to others carry together, each way; None: as their own say."""
+        self.free_at = [0.0, 0.0]  # when what was sent, and what came, is through
         self.connections: dict[MemoryTransport, None] = {}  # in the order of their making
 
 
@@ -129,7 +132,12 @@ class Link:
         """When the last of ``size`` bytes that are sent now arrive; takes their share of the bandwidth."""
         start = max(self._loop.time(), self._free_at)
         self._free_at = start + (size / self.bandwidth if self.bandwidth else 0.0)
-        return self._free_at + self.delay()
+        through = self._free_at
+        for host, way in ((self.source, 0), (self.target, 1)):
+            if host.bandwidth is not None and self.source is not self.target:
+                through = max(through, max(self._loop.time(), host.free_at[way]) + size / host.bandwidth)
+                host.free_at[way] = through
+        return through + self.delay()
 
     def delay(self) -> float:
         """Seconds that one small segment is under way."""
