@@ -72,17 +72,18 @@ def _database(scale: Scale, directory: Path) -> Figure:
     """Packs as commits leave them: live, placed on as many nodes as there are copies, kept by the files' keep lists."""
     path = directory / "database" / "coordinator.db"
     path.parent.mkdir()
-    asyncio.run(_fill(scale, path))
+    asyncio.run(fill(scale, path))
     size = sum(file.stat().st_size for file in path.parent.iterdir())
     empty = directory / "database-empty" / "coordinator.db"
     empty.parent.mkdir()
-    asyncio.run(_fill(Scale(packs=0, nodes=scale.nodes), empty))
+    asyncio.run(fill(Scale(packs=0, nodes=scale.nodes), empty))
     size -= sum(file.stat().st_size for file in empty.parent.iterdir())
     name = f"coordinator's database per pack, {scale.packs:,} packs, {scale.copies} placements"
     return Figure(name, size / scale.packs, "bytes", goal=at_most(300))
 
 
-async def _fill(scale: Scale, path: Path) -> None:
+async def fill(scale: Scale, path: Path) -> None:
+    """A coordinator's database with ``scale.packs`` packs, evenly on ``scale.nodes`` nodes."""
     pool = ThreadPool(1)
     try:
         database = await Database.open(path, pool)

@@ -14,7 +14,7 @@ from bench.report import Figure, at_most, ratio_at_least, table
 from cryptography.exceptions import InvalidTag
 from tests.stores.nats_servers import needs_nats
 
-from bench import buckets, costs, limits, transfer
+from bench import buckets, costs, limits, plans, transfer
 
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100)
 
@@ -32,6 +32,11 @@ def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
     figures = part.run(TINY, tmp_path)
     assert len({figure.name for figure in figures}) == len(figures)
     assert all(figure.value > 0 for figure in figures)
+
+
+def test_plans_run(tmp_path: Path) -> None:
+    figures = plans.run(TINY, tmp_path)
+    assert [figure.ok for figure in figures] == [True, None]
 
 
 @needs_nats
