@@ -81,8 +81,10 @@ class Running:
 
     async def stop(self) -> None:
         """Finishes what is under way, says goodbye, closes everything. May be called twice."""
-        await self.app.stop()
-        await self._opened.aclose()
+        try:
+            await self.app.stop()
+        finally:
+            await self._opened.aclose()
 
 
 def host_name(given: str | None) -> str:

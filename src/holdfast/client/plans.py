@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from holdfast.auth.grants import GRANT_LIFE_S_MAX
 from holdfast.auth.identity import Id
 from holdfast.client.coordinators import Coordinators
 from holdfast.errors import HoldfastError
@@ -139,5 +140,6 @@ class Plans:
         ]
 
     def _drop_old(self, stock: deque[Slot]) -> None:
-        while stock and stock[0].expires - self._time() < EXPIRY_MARGIN_S:
+        """Also what ends later than any grant may: the coordinator's clock has gone back, and nodes refuse it."""
+        while stock and not EXPIRY_MARGIN_S <= stock[0].expires - self._time() <= GRANT_LIFE_S_MAX:
             stock.popleft()

@@ -6,8 +6,7 @@ import asyncio
 import shlex
 from collections.abc import AsyncIterator, Callable
 
-import structlog
-
+from holdfast import logs
 from holdfast.blob import Buffer
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
@@ -20,7 +19,7 @@ COMMAND_S_MAX = 30.0
 HOLD_S = 60.0
 """An alarm is told once it has lasted so long, and ended once it has been over so long: figures flicker."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Alarms:

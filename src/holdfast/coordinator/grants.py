@@ -37,12 +37,14 @@ class PutGrants:
     ) -> bytes:
         """A grant for ``size`` more bytes on ``node``, valid at least ``until`` (seconds since 1970)."""
         key = (node.id, vault, device)
+        expires = int(now) + self._life_s
         issued = self._issued.get(key)
-        if issued is None or issued.left < size or issued.expires < until or issued.epoch != position[0]:
+        # one that ends later than it could if made now is of a time before our clock went back: nodes refuse it
+        usable = issued is not None and issued.left >= size and until <= issued.expires <= expires
+        if issued is None or not usable or issued.epoch != position[0]:
             self._count += 1
             # a few bytes more each time: two grants of one second are two budgets only if their bytes differ
             budget = max(size, BUDGET_BYTES_MIN) + self._count
-            expires = int(now) + self._life_s
             document = Grant(
                 kind="put", node=node.id, store=node.store, vault=vault, subject=device, budget=budget,
                 epoch=position[0], commit=position[1], expires=expires,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import structlog
 from sqlalchemy import Connection
 
+from holdfast import logs
 from holdfast.coordinator import breaker as breakers
 from holdfast.coordinator.breaker import Breaker, Member
 from holdfast.coordinator.commit import Pack
@@ -36,7 +36,7 @@ SWEEP_S = 3600.0
 REST_FACTOR = 20
 """Asking about many packs takes a while in which nothing is committed: it rests for so many times as long."""
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 def look(

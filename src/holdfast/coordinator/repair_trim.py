@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
 from sqlalchemy import Connection
 
+from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.coordinator import collect
 from holdfast.coordinator.commit import Pack
@@ -48,7 +48,7 @@ DELETE = (2000, 0)
 
 RECEIPT_AGE_S_MAX = 300.0
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Tidy:

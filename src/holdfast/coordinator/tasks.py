@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
 from sqlalchemy import Connection
 
+from holdfast import logs
 from holdfast.auth.documents import sign
 from holdfast.auth.grants import Grant
 from holdfast.auth.identity import Id
@@ -35,7 +35,7 @@ GRANT_LIFE_S = 600
 
 SUSPECTS_MAX = 64
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class Tasks:

@@ -11,6 +11,7 @@ import holdfast
 from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness, SlowClock
+from holdfast.errors import HoldfastError
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
 from holdfast.node.exchange_setup import make_exchange
@@ -217,8 +218,11 @@ class Node:
         if not self.membership.is_alone:
             await self.heart.leave()
         await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
-        await self._save_clock()
-        await self._pool.run(self.membership.save)
+        try:
+            await self._save_clock()
+            await self._pool.run(self.membership.save)
+        except HoldfastError as error:  # a full disk: both are written again at the next occasion
+            _log.error("node_not_saved", name=self.name, reason=error.detail)
 
     def health(self) -> str:
         """``ok``, or why this node takes no blobs."""

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import structlog
 
+from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, TooManyRequests
@@ -32,7 +32,7 @@ WAIT_S_MAX = 3600.0
 SMOOTHING = 0.1
 _BYTES_MAX = 4096
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 class _Saved(msgspec.Struct, forbid_unknown_fields=True):

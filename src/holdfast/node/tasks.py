@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-import structlog
-
+from holdfast import logs
 from holdfast.auth.documents import sign
 from holdfast.auth.grants import Receipt
 from holdfast.auth.identity import Id, Identity
@@ -48,7 +47,7 @@ COPIES_AT_ONCE = 4
 RENEWALS_PER_LEASE = 3
 REASON_CHARS_MAX = 500
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 Q = TypeVar("Q")
 

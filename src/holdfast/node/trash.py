@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-import structlog
-
+from holdfast import logs
 from holdfast.stores.disk import Purged
 from holdfast.worker import Progress
 
-_log = structlog.get_logger(__name__)
+_log = logs.get_logger(__name__)
 
 
 @runtime_checkable

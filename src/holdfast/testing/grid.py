@@ -8,6 +8,8 @@ without a goodbye, its connections are reset, its files stay as they are.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import Any
 
 from holdfast import assemble
 from holdfast.assemble import Machine, NetworkView, OpenVault, Running
+from holdfast.blob import Buffer
 from holdfast.config import Config
-from holdfast.files import OsFiles
+from holdfast.files import OsFiles, Space
 from holdfast.testing.loop import VirtualLoop, owned_tasks
 from holdfast.testing.memory_network import MemoryNetwork
 from holdfast.testing.virtual import SeededPool, VirtualClock
@@ -27,7 +30,29 @@ BOOT_S_MAX = 1_000_000
 
 
 class UnsyncedFiles(OsFiles):
-    """Files whose syncs cost nothing: a killed process loses no page cache."""
+    """Files whose syncs cost nothing: a killed process loses no page cache. While ``full``, nothing new fits.
+
+    SQLite writes past it: what is full is the place for blobs and small files.
+    """
+
+    def __init__(self) -> None:
+        self.full = False
+
+    def create(self, path: Path) -> int:
+        self._fits(path)
+        return super().create(path)
+
+    def write(self, descriptor: int, data: Buffer) -> None:
+        self._fits(Path("?"))
+        super().write(descriptor, data)
+
+    def space(self, path: Path) -> Space:
+        found = super().space(path)
+        return Space(found.total, 0 if self.full else found.free)
+
+    def _fits(self, path: Path) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def sync(self, descriptor: int) -> None:
         pass
@@ -45,6 +70,7 @@ class Process:
     role: str
     running: Running | None = None
     clock: VirtualClock | None = None
+    files: UnsyncedFiles = field(default_factory=UnsyncedFiles)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -76,6 +102,8 @@ class Grid:
         self._vaults: list[OpenVault] = []
         self._machines = 0
         self._operator_home = directory / "operator"
+        self._words: list[str] = []
+        self._files: dict[str, UnsyncedFiles] = {one.name: one.files for one in [self.coordinator, *self.nodes]}
 
     async def __aenter__(self) -> Grid:
         machine = self.machine("coordinator")
@@ -91,7 +119,9 @@ class Grid:
         await self.start(self.coordinator)
         for node in self.nodes:
             await self.join(node)
-        await assemble.init_home(self._operator_home, join=made.invites["operator"], machine=self.machine("laptop"))
+        operator = self.machine("laptop")
+        home = await assemble.init_home(self._operator_home, join=made.invites["operator"], machine=operator)
+        self._words = home.words
         await self.until_up(len(self.nodes))
         return self
 
@@ -114,13 +144,14 @@ class Grid:
             return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate)
 
         clock = clock or VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
-        return Machine(UnsyncedFiles(), clock, randomness, host, pool)
+        return Machine(self._files.setdefault(name, UnsyncedFiles()), clock, randomness, host, pool)
 
     async def add_node(self) -> Process:
         """One more node, joined and running."""
         number = len(self.nodes) + 1
         node = Process(f"node-{number}", self.directory / f"node-{number}", "node")
         self.nodes.append(node)
+        self._files[node.name] = node.files
         await self.join(node)
         return node
 
@@ -143,13 +174,26 @@ class Grid:
         make = assemble.make_coordinator if process.role == "coordinator" else assemble.make_node
         with owned_tasks(process.tasks):
             process.running = await make(process.data, config, listen=listen, machine=machine)
-            await process.running.start()
+            try:
+                await process.running.start()
+            except BaseException:
+                await self.kill(process)
+                raise
+
+    async def stop(self, process: Process) -> None:
+        """SIGTERM: it finishes what is under way and says goodbye."""
+        assert process.running is not None, f"{process.name} is dead already"
+        running, process.running = process.running, None
+        await running.stop()
+        self.network.crash(process.name)
 
     async def kill(self, process: Process, *, silent: bool = False) -> None:
-        """kill -9; ``silent``: the plug, so that nobody's connection is reset."""
+        """kill -9, also of a paused process; ``silent``: the plug, so that nobody's connection is reset."""
         assert process.running is not None, f"{process.name} is dead already"
         running, process.running = process.running, None
         self.network.crash(process.name, silent=silent)
+        if self.network.is_paused(process.name):
+            self.network.resume(process.name)  # what its threads have begun is done
         tasks = [task for task in process.tasks if not task.done()]
         process.tasks.clear()
         for task in tasks:
@@ -157,11 +201,20 @@ class Grid:
         await asyncio.gather(*tasks, return_exceptions=True)
         await running.abandon()
 
-    async def vault(self, host: str = "laptop") -> OpenVault:
-        """The operator's vault as a program on ``host`` opens it; closed with the grid."""
+    async def add_device(self, host: str) -> Path:
+        """Another device of the operator's vault, on a host of its own; its home, for ``vault``."""
+        home = self.directory / host
+        async with await self.view() as view:
+            invite = await view.invite("user")
+        await assemble.init_home(home, join=invite, words=" ".join(self._words), machine=self.machine(host))
+        return home
+
+    async def vault(self, host: str = "laptop", home: Path | None = None) -> OpenVault:
+        """The operator's vault as a program on ``host`` opens it, from the operator's home or a device's; closed with
+        the grid."""
         machine = self.machine(host)
         config = Config.load(self._operator_home, flags=self._settings, environment={})
-        vault = await assemble.open_vault(self._operator_home, kind=OpenVault, config=config, machine=machine)
+        vault = await assemble.open_vault(home or self._operator_home, kind=OpenVault, config=config, machine=machine)
         self._vaults.append(vault)
         return vault
 

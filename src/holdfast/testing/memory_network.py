@@ -107,6 +107,10 @@ class MemoryNetwork:
         self._machine(name).gate.close()
         self.loop.trace.record("pause", name)
 
+    def is_paused(self, name: str) -> bool:
+        """Has the process been stopped by ``pause``?"""
+        return self._machine(name).gate.closed
+
     def resume(self, name: str) -> None:
         """As SIGCONT."""
         machine = self._machine(name)

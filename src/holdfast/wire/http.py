@@ -161,7 +161,10 @@ class HttpClient:
         first_byte_s: float | None = None,
         tries: int = 2,
     ) -> A:
-        """The answer to ``message``. Network trouble is tried ``tries`` times if the route is idempotent."""
+        """The answer to ``message``. Network trouble is tried ``tries`` times if the route is idempotent.
+
+        A signed refusal by the clock source that shows that our time was wrong is followed by one more try.
+        """
         where = _filled(route.path, path)
         body: bytes | None = None
         if message is not None and route.method in ("POST", "PUT"):
@@ -173,15 +176,20 @@ class HttpClient:
             where += f"?{query}" if query else ""  # a bare "?" would be signed, but not sent
         elif route.method in ("POST", "PUT") and route.request is not None:
             raise AssertionError(f"{route.label} needs a message")
-        for left in range(tries if route.idempotent else 1, 0, -1):
+        left, offset = tries if route.idempotent else 1, self._clock_offset
+        while True:
             try:
                 data = await self._ask(target, route, where, body, grant, headers, first_byte_s)
             except errors.Unavailable as error:
-                if left == 1 or isinstance(error, errors.TooManyRequests):
+                left -= 1
+                if not left or isinstance(error, errors.TooManyRequests):
                     raise
+            except errors.Unauthorized:
+                if abs(self._clock_offset - offset) <= CLOCK_TOLERANCE_S:
+                    raise
+                offset = self._clock_offset  # nothing was done, and now we know better what time it is
             else:
                 return m.decode(data, route.answer) if data else route.answer()
-        raise AssertionError("unreachable")
 
     async def _ask(
         self,

@@ -1,0 +1,58 @@
+"""What simulated seeds have found, told once more as short stories."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from holdfast.testing.grid import Grid
+from holdfast.testing.loop import VirtualLoop, run
+
+HOURS = 3600.0
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_coordinator_whose_clock_jumps_is_understood_at_once(hours: int, tmp_path: Path) -> None:
+    """Its refusal is signed and says what time it is: the call is signed anew. Nodes hear it by their heartbeat."""
+
+    async def tell(loop: VirtualLoop) -> None:
+        async with Grid(loop, tmp_path, nodes=3, survive=1) as grid:
+            vault = await grid.vault()
+            await vault.put(b"before", "name")
+            assert grid.coordinator.clock is not None
+            grid.coordinator.clock.step(hours * HOURS)
+            assert (await vault.stat("name", fresh=True)).size == 6
+            await asyncio.sleep(40)
+            assert await vault.read("name", fresh=True) == b"before"
+            await vault.put(b"after", "name")
+            assert await vault.read("name", fresh=True) == b"after"
+
+    run(tell, seed=1, limit_s=7200)
+
+
+def test_a_name_that_was_only_listed_is_read_while_the_coordinator_is_down(tmp_path: Path) -> None:
+    async def tell(loop: VirtualLoop) -> None:
+        async with Grid(loop, tmp_path, nodes=3, survive=1) as grid:
+            vault = await grid.vault()
+            await vault.put(b"something", "directory/name")
+            other = await grid.vault("desk", await grid.add_device("desk"))
+            assert [entry.name async for entry in other.list("directory")] == ["directory/name"]
+            await grid.kill(grid.coordinator)
+            assert await other.read("directory/name") == b"something"
+
+    run(tell, seed=1, limit_s=7200)
+
+
+def test_a_node_with_a_full_disk_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    async def tell(loop: VirtualLoop) -> None:
+        async with Grid(loop, tmp_path, nodes=3, survive=1) as grid:
+            node = grid.nodes[0]
+            node.files.full = True
+            await grid.stop(node)
+            node.files.full = False
+            await grid.start(node)
+            await grid.until_up(3)
+
+    run(tell, seed=1, limit_s=7200)
