@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from holdfast.client.vault import MoveSummary as MoveSummary
     from holdfast.client.vault import Progress as Progress
     from holdfast.client.vault import PutSummary as PutSummary
+    from holdfast.client.vault import RestoreSummary as RestoreSummary
+    from holdfast.client.vault import TrashEntry as TrashEntry
     from holdfast.client.vault import Version as Version
     from holdfast.errors import BadConfig as BadConfig
     from holdfast.errors import BadRequest as BadRequest
@@ -41,6 +43,8 @@ _HOMES = {
     "MoveSummary": "holdfast.client.vault",
     "Progress": "holdfast.client.vault",
     "PutSummary": "holdfast.client.vault",
+    "RestoreSummary": "holdfast.client.vault",
+    "TrashEntry": "holdfast.client.vault",
     "Vault": "holdfast.sdk",
     "Version": "holdfast.client.vault",
     **dict.fromkeys(_ERRORS, "holdfast.errors"),

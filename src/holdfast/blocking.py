@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from holdfast import sdk
 from holdfast.blob import Buffer, Digest
-from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, Version
+from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, RestoreSummary, TrashEntry, Version
 from holdfast.pool import ThreadPool
 
 T = TypeVar("T")
@@ -135,6 +135,14 @@ class Vault:
     def move(self, old: str, new: str, **options: Any) -> MoveSummary:
         """As ``holdfast.Vault.move``, with its keywords."""
         return self._do(self._vault.move(old, new, **options))
+
+    def restore(self, name: str, **options: Any) -> RestoreSummary:
+        """As ``holdfast.Vault.restore``, with its keywords."""
+        return self._do(self._vault.restore(name, **options))
+
+    def trash(self, directory: str = "", *, recursive: bool = False) -> Iterator[TrashEntry]:
+        """The deleted names; as ``holdfast.Vault.trash``."""
+        return self._pushed(self._vault.trash(directory, recursive=recursive))
 
     def log(self, name: str) -> Sequence[Version]:
         """As ``holdfast.Vault.log``."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import text
 from tests.coordinator.hall import Hall, digest_of
 
-from holdfast.codec.refs import RefKind
+from holdfast.codec.refs import RefKind, etag
 from holdfast.coordinator import collect
 from holdfast.metadata import queries_packs
 from holdfast.metadata.tables import PackState
@@ -56,6 +57,47 @@ async def test_a_deleted_ref_keeps_its_packs_for_seven_days_and_then_no_longer(h
     assert [version.record for version in history.versions] == [tombstone.record]
     assert await owner.states([owner.write("b", [digest_of("a")])]) == [["committed"]]
     assert await state_of(hall, "a") is PackState.LIVE
+
+
+async def test_a_tombstone_shrinks_to_its_version_and_versions_count_on(hall: Hall) -> None:
+    owner = hall.owner
+    await owner.ask(
+        routes.DEVICES, m.DeviceRequest(certificate=owner.certificate(not_after=int(hall.clock.now() + 400 * DAY)))
+    )
+    first = owner.write("a", [digest_of("a")])
+    await owner.commit([first], packs=[hall.pack("a")])
+    page = await owner.ask(routes.REFS, m.RefQuery(trash=True), owner.path())
+    assert (page.records, page.kept) == ([], [])
+    tombstone = owner.write("a", [digest_of("t")], over=first.record, kind=RefKind.TOMBSTONE)
+    assert await owner.states([tombstone], packs=[hall.pack("t")]) == [["committed"]]
+    page = await owner.ask(routes.REFS, m.RefQuery(trash=True), owner.path())
+    assert page.records == [tombstone.record]
+    assert [kept.record for kept in page.kept] == [first.record]
+    assert page.kept[0].until == pytest.approx(7 * DAY, rel=0.01)
+    await days_pass(hall, 89)
+    await release(hall)
+    assert (await owner.ref("a")).record == tombstone.record
+    assert await state_of(hall, "t") is PackState.LIVE
+    page = await owner.ask(routes.REFS, m.RefQuery(trash=True), owner.path())
+    assert page.records == []  # nothing to restore any more
+    await days_pass(hall, 1)
+    await release(hall)
+    answer = await owner.ref("a")
+    assert (answer.record, answer.version, answer.etag) == (b"", 2, etag(tombstone.record))
+    assert await state_of(hall, "t") is PackState.RELEASED
+    await days_pass(hall, 200)
+    await release(hall)
+    [[result]] = await owner.commit([owner.write("a", [digest_of("b")])], packs=[hall.pack("b")])
+    assert (result.state, result.record, result.version, result.etag) == ("conflict", None, 2, etag(tombstone.record))
+    third = owner.write("a", [digest_of("b")], over=tombstone.record)
+    assert await owner.states([third]) == [["committed"]]
+    history = await owner.ask(routes.REF_HISTORY, None, owner.path("a"))
+    assert [version.record for version in history.versions] == [third.record]
+    again = owner.write("a", over=third.record, kind=RefKind.TOMBSTONE)
+    assert await owner.states([again]) == [["committed"]]
+    await days_pass(hall, 91)
+    await release(hall)
+    assert (await owner.ref("a")).version == 4
 
 
 async def test_a_lease_that_ends_releases_and_trash_frees_the_quota(hall: Hall) -> None:

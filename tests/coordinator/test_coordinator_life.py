@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Connection, Engine, select
 
 from holdfast.blob import Digest
+from holdfast.codec.refs import RefKind
 from holdfast.coordinator import collect
 from holdfast.coordinator.commit import Change, NewPack, Ref, Terms
 from holdfast.coordinator.transaction import run_batch
@@ -22,7 +23,7 @@ from holdfast.metadata.dialects import sqlite_engine
 from holdfast.metadata.tables import PackState
 
 NODES = 3
-LEASE, HISTORY = 100.0, 300.0
+LEASE, HISTORY, TOMBSTONES = 100.0, 300.0, 500.0
 PACKS = [Digest.of(bytes([number])) for number in range(5)]
 TAGS = [b"%032d" % number for number in range(3)]
 
@@ -64,6 +65,8 @@ class Life(RuleBasedStateMachine):
         self.commit_number = 0
         self.counter = 0
         self.refs: dict[bytes, tuple[int, bytes, frozenset[int]]] = {}  # tag -> version, etag, packs
+        self.deleted: dict[bytes, float] = {}  # tag -> when its tombstone shrinks, of tombstones that are refs
+        self.shrunk: dict[bytes, tuple[int, bytes]] = {}  # tag -> version, etag
         self.history: list[tuple[bytes, bytes, frozenset[int], float]] = []  # tag, etag, packs, until
         self.state: dict[int, str] = {}
         self.leases: dict[int, int] = {}
@@ -81,6 +84,7 @@ class Life(RuleBasedStateMachine):
         return Terms(
             slow=self.now, wall=0.0, lease_s=LEASE, history_s=HISTORY, survive=1, floor=2, live=numbers,
             counted=numbers, stores={number: bytes([number]) for number in self.nodes}, directory=2,
+            tombstones_s=TOMBSTONES,
         )  # fmt: skip
 
     def run(self, *changes: Change) -> list[Any]:
@@ -93,10 +97,27 @@ class Life(RuleBasedStateMachine):
         self.counter += 1
         return NewPack(PACKS[number], 10, dict.fromkeys(self.nodes[:2], self.counter))
 
-    def make_ref(self, tag: bytes, packs: frozenset[int], version: int, previous: bytes | None) -> Ref:
+    def present(self, tag: bytes) -> tuple[int, bytes | None]:
+        """(version, etag) that the next version must name as what it replaces."""
+        found: Any = self.refs.get(tag, self.shrunk.get(tag, (0, None)))
+        return found[0], found[1]
+
+    def replace(self, tag: bytes, version: int, etag: bytes, packs: frozenset[int], *, deleted: bool = False) -> None:
+        old = self.refs.get(tag)
+        if old is not None:
+            self.history.append((tag, old[1], old[2], self.now + HISTORY))
+        self.refs[tag] = (version, etag, packs)
+        self.shrunk.pop(tag, None)
+        self.deleted.pop(tag, None)
+        if deleted:
+            self.deleted[tag] = self.now + TOMBSTONES
+
+    def make_ref(
+        self, tag: bytes, packs: frozenset[int], version: int, previous: bytes | None, kind: int = RefKind.FILE
+    ) -> Ref:
         self.counter += 1
         etag = b"%032d" % self.counter
-        return Ref(tag, tag, 1, 0, version, previous, etag, b"record " + etag, keep_of(packs)[0])
+        return Ref(tag, tag, kind, 0, version, previous, etag, b"record " + etag, keep_of(packs)[0])
 
     # --- what may be asked ---
 
@@ -114,11 +135,14 @@ class Life(RuleBasedStateMachine):
         fresh=st.frozensets(st.integers(0, 4)),
         stale=st.booleans(),
         send_list=st.booleans(),
+        kind=st.sampled_from([RefKind.FILE, RefKind.TOMBSTONE]),
     )
-    def commit(self, tag: bytes, packs: frozenset[int], fresh: frozenset[int], stale: bool, send_list: bool) -> None:
-        present = self.refs.get(tag)
-        version, previous = (1, None) if present is None else (present[0] + 1, present[1])
-        ref = self.make_ref(tag, packs, version + stale, previous)
+    def commit(
+        self, tag: bytes, packs: frozenset[int], fresh: frozenset[int], stale: bool, send_list: bool, kind: RefKind
+    ) -> None:
+        before, previous = self.present(tag)
+        version = before + 1
+        ref = self.make_ref(tag, packs, version + stale, previous, kind)
         digest, digests = keep_of(packs)
         known_list = any(packs == kept for _, _, kept in self.refs.values()) or any(
             packs == kept for _, _, kept, _ in self.history
@@ -136,6 +160,8 @@ class Life(RuleBasedStateMachine):
         found = result[0][0]
         if stale:
             assert found.state == "conflict"
+            assert (found.version, found.etag) == (self.shrunk.get(tag) or (0, None))
+            assert (found.record is not None) == (tag in self.refs)
             return
         if not (send_list or known_list):
             assert (found.state, found.packs) == ("packs-gone", [])
@@ -144,17 +170,15 @@ class Life(RuleBasedStateMachine):
             assert (found.state, found.packs) == ("packs-gone", sorted(gone))
             return
         assert found.state == "committed"
-        if present is not None:
-            self.history.append((tag, present[1], present[2], self.now + HISTORY))
-        self.refs[tag] = (version, ref.etag, packs)
+        self.replace(tag, version, ref.etag, packs, deleted=kind is RefKind.TOMBSTONE)
         for one in packs:
             self.state[one] = "live"
             self.leases.pop(one, None)
 
     @rule(tag=st.sampled_from(TAGS), packs=st.frozensets(st.integers(0, 4), min_size=1, max_size=2))
     def rivals_in_one_batch(self, tag: bytes, packs: frozenset[int]) -> None:
-        present = self.refs.get(tag)
-        version, previous = (1, None) if present is None else (present[0] + 1, present[1])
+        before, previous = self.present(tag)
+        version = before + 1
         digest, digests = keep_of(packs)
         new = [self.new(one) for one in sorted(packs)]
         refs = [self.make_ref(tag, packs, version, previous) for _ in range(2)]
@@ -164,10 +188,8 @@ class Life(RuleBasedStateMachine):
             *(Change(self.vault, None, packs=new, keeps={digest: digests}, groups=[[ref]]) for ref in refs)
         )
         assert [result[0][0].state for result in results] == ["committed", "conflict", "committed", "committed"]
-        if present is not None:
-            self.history.append((tag, present[1], present[2], self.now + HISTORY))
-        self.history.append((tag, refs[0].etag, packs, self.now + HISTORY))
-        self.refs[tag] = (version + 1, refs[2].etag, packs)
+        self.replace(tag, version, refs[0].etag, packs)
+        self.replace(tag, version + 1, refs[2].etag, packs)
         for one in packs:
             # the change after the last new version renewed the lease: its receipts came with it
             self.state[one] = "live"
@@ -185,6 +207,11 @@ class Life(RuleBasedStateMachine):
         for entry in [entry for entry in self.history if entry[3] <= self.now]:
             self.history.remove(entry)
             let_go |= entry[2]
+        for tag in [tag for tag, due in self.deleted.items() if due <= self.now]:
+            del self.deleted[tag]
+            version, etag, packs = self.refs.pop(tag)
+            self.shrunk[tag] = (version, etag)
+            let_go |= packs
         for one, until in list(self.leases.items()):
             if until < int(self.now):
                 del self.leases[one]
@@ -228,12 +255,14 @@ class Life(RuleBasedStateMachine):
             found = {PACKS.index(row.digest): PackState(row.state).name.lower() for row in rows}
             leases = {PACKS.index(row.digest): row.lease_until for row in rows if row.lease_until is not None}
             refs = {row.tag: (row.version, row.etag) for row in queries_refs.refs_by_tag(connection, self.vault, TAGS)}
+            shrunk = queries_refs.shrunk(connection, self.vault, TAGS)
             past = queries_refs.past_etags(connection, self.vault, TAGS)
             used = queries_members.bytes_used(connection, [self.vault])[self.vault]
             lists = self.lists(connection)
         assert found == self.state
         assert leases == self.leases
         assert refs == {tag: (version, etag) for tag, (version, etag, _) in self.refs.items()}
+        assert {row.tag: (row.version, row.etag) for row in shrunk} == self.shrunk
         kept = Counter(tag for tag, _, _, _ in self.history)
         assert {tag: len(etags) for tag, etags in past.items()} == kept
         assert used == 10 * sum(state in ("leased", "live", "released") for state in self.state.values())

@@ -28,6 +28,7 @@ VERBS = {
     "stat": ("holdfast.cli.stat", "What is known of a name."),
     "log": ("holdfast.cli.log", "The versions of a name."),
     "mv": ("holdfast.cli.mv", "Give a name another name."),
+    "restore": ("holdfast.cli.restore", "Bring back what was deleted or replaced."),
     "rm": ("holdfast.cli.rm", "Delete names."),
     "status": ("holdfast.cli.status", "How safe everything is, in words."),
     "nodes": ("holdfast.cli.nodes", "The machines that keep data."),

@@ -71,6 +71,26 @@ class MoveSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreSummary:
+    """``names`` are back; ``entry`` is the one that was asked for, as it is now."""
+
+    names: int
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class TrashEntry:
+    """A deleted name: ``entry`` is its newest version that is kept. ``deleted``: seconds since 1970.
+
+    ``until_s``: seconds left in which it can be restored.
+    """
+
+    entry: Entry
+    deleted: float
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """One state in a name's history, newest first. ``kind`` None: the name was deleted here.
 

@@ -41,6 +41,17 @@ class Found:
     cached: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Thrown:
+    """A deleted name of which a version is kept: the newest, with its record; ``deleted``: seconds since 1970."""
+
+    tombstone: Ref
+    kept: Ref
+    record: bytes
+    deleted: float
+    until_s: float
+
+
 class Names:
     """The refs of one vault. Any number of calls at once."""
 
@@ -78,6 +89,14 @@ class Names:
             if seen is None:
                 raise
             return await self._remembered(path, seen)
+        if not answer.record:  # deleted so long ago that nothing else is left of it
+            seen = await self._index.ref(tag)
+            if seen is not None and seen.version > answer.version:
+                raise Corrupt(
+                    f"the coordinator says that {path!r} was deleted as version {answer.version}, but this device has "
+                    f"seen version {seen.version} of it"
+                )
+            return None
         ref = refs.open_record(self._keys, answer.record, path)
         if Digest.of(answer.keep) != ref.keep:
             raise Corrupt(f"the keep list of {path!r} is not the one that its record names")
@@ -134,6 +153,20 @@ class Names:
         rows = await self._index.run(lambda file: file.refs_of(parent))
         opened = self._open_all([row.record for row in rows.values()])
         return [ref for ref, _ in opened if ref.clear.kind is not RefKind.TOMBSTONE]
+
+    async def trash(self, directory: str) -> AsyncIterator[Thrown]:
+        """Names that were deleted in ``directory``, in no order, as long as a version is kept."""
+        parent = paths.parent_tag(self._keys.name, directory)
+        async for page in self._pages(parent.hex(), trash=True):
+            if len(page.kept) != len(page.records):
+                raise Unavailable("the coordinator's answer about the trash has another shape than it should")
+            gone = await self._pool.run(self._open_all, page.records)
+            kept = await self._pool.run(self._open_all, [version.record for version in page.kept])
+            for (tombstone, _), (ref, record), version in zip(gone, kept, page.kept, strict=True):
+                if tombstone.clear.parent_tag != parent or tombstone.sealed.path != ref.sealed.path:
+                    raise Corrupt("the coordinator listed a name of another directory")
+                if ref.clear.kind is not RefKind.TOMBSTONE:
+                    yield Thrown(tombstone, ref, record, version.committed, version.until or 0.0)
 
     async def history(self, path: str) -> list[tuple[Ref, m.RefVersion]]:
         """All states of a name that are kept, newest first; NotFound if there never was one."""
@@ -227,12 +260,13 @@ class Names:
                 self._written.popitem(last=False)
             await self._index.later(batch)
 
-    async def _pages(self, parent: str | None, limit: int = m.PAGE_MAX) -> AsyncIterator[m.RefPage]:
+    async def _pages(
+        self, parent: str | None, limit: int = m.PAGE_MAX, *, trash: bool = False
+    ) -> AsyncIterator[m.RefPage]:
         after: str | None = None
         while True:
-            page = await self._coordinators.ask(
-                routes.REFS, m.RefQuery(parent=parent, after=after, limit=limit), path={"vault": str(self._keys.vault)}
-            )
+            query = m.RefQuery(parent=parent, after=after, limit=limit, trash=trash)
+            page = await self._coordinators.ask(routes.REFS, query, path={"vault": str(self._keys.vault)})
             yield page
             if page.after is None:
                 return

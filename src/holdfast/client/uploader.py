@@ -506,7 +506,7 @@ class Uploader:
                 raise Conflict(f"{group.drafts[-1].path}: changed by others again and again; nothing was replaced")
             for draft, result in zip(list(group.drafts), results, strict=True):
                 if result.state == "conflict":
-                    self._rebase(group, draft, result.record)
+                    self._rebase(group, draft, result)
             for draft in group.drafts:
                 await self._add_ref(draft)
         except HoldfastError as error:
@@ -516,7 +516,8 @@ class Uploader:
         self._waiting.append(group)
         self.finish()
 
-    def _rebase(self, group: Group, draft: Draft, record: bytes | None) -> None:
+    def _rebase(self, group: Group, draft: Draft, result: m.RefResult) -> None:
+        record = result.record
         present = None if record is None else refs.open_record(self.keys, record, draft.path)
         standing = present is not None and present.clear.kind is not RefKind.TOMBSTONE
         if present is not None and standing:
@@ -536,8 +537,8 @@ class Uploader:
             raise Conflict(
                 f"{draft.path} was changed by somebody else: {found}", etag=str(present.etag) if present else ""
             )
-        draft.seen_version = 0 if present is None else present.clear.version
-        draft.seen_etag = None if present is None else present.etag
+        draft.seen_version = result.version if present is None else present.clear.version
+        draft.seen_etag = result.etag if present is None else present.etag
 
     async def _forget(self, gone: Sequence[Digest], group: Group) -> None:
         lost = set(gone)

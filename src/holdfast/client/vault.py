@@ -16,7 +16,17 @@ from holdfast.blob import Buffer, Digest
 from holdfast.client.content import ContentReader
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.drafts import Draft, Rule
-from holdfast.client.entries import Entry, MoveSummary, Progress, PutSummary, Version, entry_of, kind_of
+from holdfast.client.entries import (
+    Entry,
+    MoveSummary,
+    Progress,
+    PutSummary,
+    RestoreSummary,
+    TrashEntry,
+    Version,
+    entry_of,
+    kind_of,
+)
 from holdfast.client.fetch import PackReader
 from holdfast.client.get import Getter
 from holdfast.client.index import Index
@@ -30,6 +40,7 @@ from holdfast.client.plans import Plans
 from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
 from holdfast.client.put_tree import TreePutter
 from holdfast.client.remove import Remover
+from holdfast.client.restore import Restorer, trash_below
 from holdfast.client.settings import ClientSettings
 from holdfast.client.shards import ShardSender
 from holdfast.client.uploader import Uploader
@@ -405,6 +416,49 @@ class Vault:
             self._directories.clear()
         return MoveSummary(names, await self.stat(target))
 
+    async def restore(
+        self,
+        name: str,
+        *,
+        version: int | None = None,
+        new: str | None = None,
+        no_clobber: bool = False,
+        allow_degraded: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> RestoreSummary:
+        """Brings back a deleted name, or an older version of one that is there, as its next version; or as ``new``.
+
+        A directory comes back with all that was deleted in it and is still kept. What is there is replaced as ``put``
+        replaces it. NotFound when nothing of it is kept any more (history keeps it for 7 days); BadRequest for a file
+        that is not deleted, without a version. May be called again after a failure.
+        """
+        source = paths.normalise(name)
+        target = source if new is None else paths.normalise(new)
+        options = await self._options(no_clobber=no_clobber)
+        uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
+        above = self._missing_directories(target)
+        back = 0
+
+        def count(name: str) -> None:
+            nonlocal back
+            back += 1
+            if progress is not None:
+                progress(Progress(back, None, 0, None, name))
+
+        uploader.active += 1
+        try:
+            restorer = Restorer(self._names, self._content, uploader, options, self._clock.now, count)
+            names = await restorer.restore(source, version, target, above)
+        finally:
+            uploader.active -= 1
+        return RestoreSummary(names, await self.stat(target))
+
+    async def trash(self, directory: str = "", *, recursive: bool = False) -> AsyncIterator[TrashEntry]:
+        """What was deleted in a directory, itself deleted or not, as long as ``restore`` can bring it back."""
+        top = paths.normalise(directory) if directory else ""
+        async for thrown in trash_below(self._names, top, recursive=recursive):
+            yield TrashEntry(entry_of(thrown.kept), thrown.deleted, thrown.until_s)
+
     async def log(self, name: str) -> Sequence[Version]:
         """The states of a name that are kept, newest first; NotFound if there never was one."""
         found = []
@@ -607,4 +661,7 @@ def _entry(draft: Draft) -> Entry:
     )
 
 
-__all__ = ["Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "Vault", "Version"]
+__all__ = [
+    "Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "RestoreSummary", "TrashEntry", "Vault",
+    "Version",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Letting go: leases and kept versions that ended release packs; released packs go on to trash, then are gone.
+"""Letting go: what leases, kept versions and old tombstones held is released; it goes on to trash, then is gone.
 
 Each function is one transaction over a bounded number of rows and may be repeated at any time. Moving a pack to trash
 checks again, in the same transaction, that no ref, kept version or lease holds it; delete grants are given only for
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from holdfast.blob import Digest
+from holdfast.codec.refs import RefKind
 from holdfast.metadata import queries_members, queries_packs, queries_refs
 
 ROWS_MAX = 1000
@@ -26,13 +27,17 @@ class Trashed(NamedTuple):
 
 
 def release(connection: Connection, slow_now: float) -> bool:
-    """Drops versions whose time is over, ends leases, releases what nothing holds; True if there may be more."""
+    """Drops versions whose time is over, ends leases, releases what nothing holds; True if there may be more.
+
+    Of old tombstones only version and etag stay.
+    """
     dropped, keeps = queries_refs.drop_history(connection, slow_now, ROWS_MAX)
-    let_go = queries_packs.drop_unused_keep_lists(connection, keeps)
+    shrunk, more = queries_refs.shrink_tombstones(connection, slow_now, ROWS_MAX, RefKind.TOMBSTONE)
+    let_go = queries_packs.drop_unused_keep_lists(connection, keeps | more)
     lapsed = queries_packs.lapsed_leases(connection, int(slow_now), ROWS_MAX)
     queries_packs.end_leases(connection, lapsed)
     queries_packs.release_unheld(connection, let_go.union(lapsed))
-    return dropped == ROWS_MAX or len(lapsed) == ROWS_MAX
+    return ROWS_MAX in (dropped, shrunk) or len(lapsed) == ROWS_MAX
 
 
 def trash(connection: Connection) -> list[Trashed]:

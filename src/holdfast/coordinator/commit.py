@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from holdfast.blob import Digest
-from holdfast.coordinator.settings import enough_when_degraded
+from holdfast.coordinator.settings import DAY_S, enough_when_degraded
 from holdfast.errors import BadRequest, Denied, PacksGone, QuotaExceeded
 from holdfast.metadata.tables import PackState
 from holdfast.wire.messages import RefResult
@@ -45,7 +45,10 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """A present ref or one that is asked for; ``previous`` and ``ancestor`` matter only for the latter."""
+    """A present ref or one that is asked for; ``previous`` and ``ancestor`` matter only for the latter.
+
+    A present one without a record is a tombstone of which only version and etag are left.
+    """
 
     tag: bytes
     parent: bytes
@@ -98,6 +101,7 @@ class Terms:
     counted: frozenset[int]
     stores: Mapping[int, bytes]
     directory: int  # the kind of a directory ref
+    tombstones_s: float = 90 * DAY_S
 
     def copies(self, asked: int = 1) -> int:
         """Copies a pack must have when ``asked`` are asked for: never fewer than the policy says."""
@@ -274,6 +278,8 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
     if not fits:
         if ref.ancestor and present is not None and present.kind == terms.directory:
             return COMMITTED
+        if present is not None and not present.record:
+            return RefResult(state="conflict", version=present.version, etag=Digest(present.etag))
         return RefResult(state="conflict", record=None if present is None else present.record)
     keep = view.keeps.get((change.vault, ref.keep))
     if keep is None:
@@ -288,7 +294,7 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
         assert pack is not None
         if pack.state is not PackState.LIVE or pack.target < asked or pack.lease_until is not None:
             view.packs[digest] = replace(pack, state=PackState.LIVE, target=max(pack.target, asked), lease_until=None)
-    if present is not None:
+    if present is not None and present.record:
         view.replaced.append((change.vault, present))
         view.past[key] = view.past.get(key, frozenset()) | {present.etag}
     view.refs[key] = replace(ref, committed=terms.wall)

@@ -32,10 +32,13 @@ class Refs:
         self._state = state
 
     async def page(self, call: Call, request: m.RefQuery) -> m.RefPage:
-        """Entries of one directory, or of the vault, without tombstones."""
+        """Entries of one directory, or of the vault, without tombstones; or of the trash."""
         vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
         parent = None if request.parent is None else Digest.parse(request.parent)
         after = _FIRST if request.after is None else Digest.parse(request.after)
+
+        if request.trash:
+            return await self._trash(vault.number, parent, after, request.limit)
 
         def read(connection: Connection) -> tuple[list[Any], dict[int, Pack]]:
             rows = queries_refs.ref_page(connection, vault.number, parent, after, request.limit + 1, RefKind.TOMBSTONE)
@@ -54,15 +57,29 @@ class Refs:
             after=rows[-1].tag.hex() if more else None,
         )
 
+    async def _trash(self, vault: int, parent: bytes | None, after: bytes, limit: int) -> m.RefPage:
+        rows = await self._state.database.run(
+            queries_refs.trash_page, vault, parent, after, limit + 1, RefKind.TOMBSTONE
+        )
+        slow, some = self._state.slow_now(), rows[:limit]
+        return m.RefPage(
+            records=[row.record for row in some],
+            kept=[
+                m.RefVersion(record=row.kept, committed=row.committed, until=max(row.until - slow, 0.0)) for row in some
+            ],
+            after=some[-1].tag.hex() if len(rows) > limit else None,
+        )
+
     async def ref(self, call: Call, request: None) -> m.RefAnswer:
         """One ref, also a tombstone, with all that its reader needs to find its packs; NotFound."""
         vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
         tag = Digest.parse(call.path["tag"])
 
-        def read(connection: Connection) -> tuple[Any, dict[int, Pack]]:
+        def read(connection: Connection) -> tuple[Any, dict[int, Pack] | None]:
             found = queries_refs.refs_by_tag(connection, vault.number, [tag])
             if not found:
-                return None, {}
+                found = queries_refs.shrunk(connection, vault.number, [tag])
+                return (found[0] if found else None), None
             kept = queries_packs.packs_kept(connection, [found[0].keep])
             numbers = kept.get(found[0].keep, [])
             return found[0], load_packs(connection, queries_packs.packs_by_number(connection, numbers))
@@ -70,6 +87,8 @@ class Refs:
         row, packs = await self._state.database.run(read)
         if row is None:
             raise NotFound("no such name")
+        if packs is None:
+            return m.RefAnswer(record=b"", keep=b"", version=row.version, etag=Digest(row.etag))
         places, nodes = self._placed(packs.values())
         keep = keep_list(pack.digest for pack in packs.values())
         return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes)

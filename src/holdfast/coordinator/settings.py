@@ -17,6 +17,7 @@ class CoordinatorSettings:
     out_after_always_on: float = 600.0
     lease: float = DAY_S
     history: float = 7 * DAY_S
+    tombstones: float = 90 * DAY_S  # after this time a deleted name is only a version
     floor: int = 2
     candidates_more: int = 2  # nodes that a plan names beyond the copies needed
     plan_life: float = 600.0

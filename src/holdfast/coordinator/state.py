@@ -135,6 +135,7 @@ class State:
             wall=self.clock.now(),
             lease_s=self.settings.lease,
             history_s=self.settings.history,
+            tombstones_s=self.settings.tombstones,
             survive=self.policy.survive,
             floor=self.settings.floor,
             live=self.registry.live(),

@@ -9,12 +9,15 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 
-from holdfast.blob import Digest
+from holdfast.blob import DIGEST_BYTES, Digest
+from holdfast.codec.refs import RefKind
 from holdfast.coordinator.commit import Change, Keep, Pack, Ref, Tag, Terms, View, decide
 from holdfast.errors import HoldfastError
 from holdfast.metadata import queries_members, queries_packs, queries_refs
 from holdfast.metadata.tables import PackState
 from holdfast.wire.messages import RefResult
+
+_NOTHING = Digest(bytes(DIGEST_BYTES))
 
 Results: TypeAlias = list[list[RefResult]]
 
@@ -143,6 +146,12 @@ def _known_refs(
             )  # fmt: skip
             if tags[row.tag] <= row.version:
                 old.append(row.tag)
+        missing = [tag for tag in tags if (vault, tag) not in found]
+        for row in queries_refs.shrunk(connection, vault, missing) if missing else ():
+            found[vault, row.tag] = Ref(
+                tag=row.tag, parent=b"", kind=RefKind.TOMBSTONE, survive=0, version=row.version, previous=None,
+                etag=row.etag, record=b"", keep=_NOTHING,
+            )  # fmt: skip
         for tag, etags in queries_refs.past_etags(connection, vault, old).items():
             past[vault, tag] = frozenset(etags)
     return found, past
@@ -161,7 +170,7 @@ def _write(
     moves: Moves,
 ) -> None:
     numbers = _write_packs(connection, view.packs.maps[0], loaded, moves)
-    refs = view.refs.maps[0]
+    refs = {name: ref for name, ref in view.refs.maps[0].items() if ref.record}
     named = {(vault, ref.keep) for (vault, _), ref in refs.items()}
     named.update((vault, ref.keep) for vault, ref in view.replaced)
     fresh = sorted(named - keep_numbers.keys())
@@ -201,6 +210,18 @@ def _write(
             for (vault, _), ref in refs.items()
         ],
     )  # fmt: skip
+    deleted = [name for name, ref in refs.items() if ref.kind == RefKind.TOMBSTONE]
+    queries_refs.put_tombstones(
+        connection,
+        [
+            {"vault": vault, "tag": tag, "version": refs[vault, tag].version, "etag": refs[vault, tag].etag,
+             "due": terms.slow + terms.tombstones_s}
+            for vault, tag in deleted
+        ],
+    )  # fmt: skip
+    queries_refs.end_tombstones(
+        connection, [name for name, ref in refs.items() if ref.kind != RefKind.TOMBSTONE and ref.version > 1]
+    )
     queries_members.change_bytes_used(connection, view.used.maps[0])
     queries_members.change_network(connection, commit_number=commit)
 

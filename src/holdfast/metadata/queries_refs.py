@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, insert, select
+from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, select, update
 
 from holdfast.metadata.dialects import insert_or_update
 from holdfast.metadata.queries_packs import portions
-from holdfast.metadata.tables import keep_lists, ref_history, refs
+from holdfast.metadata.tables import keep_lists, ref_history, refs, tombstones
 
 _SOME: BindParameter[Any] = bindparam("some", expanding=True)
 _REFS_BY_TAG = (
@@ -19,6 +19,12 @@ _REFS_BY_TAG = (
 )
 _PAST = select(ref_history.c.tag, ref_history.c.etag).where(
     ref_history.c.vault == bindparam("vault_"), ref_history.c.tag.in_(_SOME)
+)
+_SHRUNK = select(tombstones.c.tag, tombstones.c.version, tombstones.c.etag).where(
+    tombstones.c.vault == bindparam("vault_"), tombstones.c.due.is_(None), tombstones.c.tag.in_(_SOME)
+)
+_END_TOMBSTONE = delete(tombstones).where(
+    tombstones.c.vault == bindparam("vault_"), tombstones.c.tag == bindparam("tag_")
 )
 _ADD_HISTORY = insert(ref_history)
 _CHANGING = ("parent", "kind", "version", "etag", "record", "keep", "commit_number", "committed")
@@ -48,6 +54,74 @@ def put_refs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row has every column of ``refs`` but its number; a present ref of the same tag is replaced."""
     if rows:
         connection.execute(insert_or_update(connection, refs, ("vault", "tag"), _CHANGING), list(rows))
+
+
+def trash_page(
+    connection: Connection, vault: int, parent: bytes | None, after: bytes, limit: int, tombstone: int
+) -> Sequence[Any]:
+    """Deleted names of which a version is kept, ascending by tag: tag, record, kept (the newest's), until (slow)."""
+    newest = (
+        select(ref_history.c.tag, func.max(ref_history.c.version).label("version"))
+        .where(ref_history.c.vault == vault)
+        .group_by(ref_history.c.tag)
+        .subquery()
+    )
+    found = (
+        select(refs.c.tag, refs.c.record, refs.c.committed, ref_history.c.record.label("kept"), ref_history.c.until)
+        .join(newest, newest.c.tag == refs.c.tag)
+        .join(
+            ref_history,
+            and_(
+                ref_history.c.vault == vault,
+                ref_history.c.tag == newest.c.tag,
+                ref_history.c.version == newest.c.version,
+            ),
+        )
+        .where(refs.c.vault == vault, refs.c.kind == tombstone, refs.c.tag > after)
+    )
+    if parent is not None:
+        found = found.where(refs.c.parent == parent)
+    return connection.execute(found.order_by(refs.c.tag).limit(limit)).all()
+
+
+# --- tombstones -------------------------------------------------------------------------------------------------------
+
+
+def shrunk(connection: Connection, vault: int, tags: Iterable[bytes]) -> list[Any]:
+    """Rows tag, version, etag of names of which nothing but that is left."""
+    found: list[Any] = []
+    for some in portions(tags):
+        found += connection.execute(_SHRUNK, {"vault_": vault, "some": some})
+    return found
+
+
+def put_tombstones(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each row: vault, tag, version, etag, due (slow)."""
+    if rows:
+        changed = ("version", "etag", "due")
+        connection.execute(insert_or_update(connection, tombstones, ("vault", "tag"), changed), list(rows))
+
+
+def end_tombstones(connection: Connection, names: Iterable[tuple[int, bytes]]) -> None:
+    """These names, (vault, tag) each, exist again."""
+    rows = [{"vault_": vault, "tag_": tag} for vault, tag in names]
+    if rows:
+        connection.execute(_END_TOMBSTONE, rows)
+
+
+def shrink_tombstones(connection: Connection, now: float, limit: int, tombstone: int) -> tuple[int, set[int]]:
+    """Drops the refs of tombstones due at ``now`` (slow): (how many, the keep lists that they named)."""
+    due = connection.execute(
+        select(tombstones.c.vault, tombstones.c.tag).where(tombstones.c.due <= now).limit(limit)
+    ).all()
+    keeps: set[int] = set()
+    for vault, tag in due:
+        chosen = (refs.c.vault == vault, refs.c.tag == tag, refs.c.kind == tombstone)
+        keeps.update(connection.execute(select(refs.c.keep).where(*chosen)).scalars())
+        connection.execute(delete(refs).where(*chosen))
+        name = (tombstones.c.vault == vault, tombstones.c.tag == tag)
+        connection.execute(update(tombstones).where(*name).values(due=None))
+    return len(due), keeps
 
 
 def past_etags(connection: Connection, vault: int, tags: Iterable[bytes]) -> dict[bytes, set[bytes]]:

@@ -177,6 +177,20 @@ ref_history = Table(
 Index("ix_ref_history_until", ref_history.c.until)
 Index("ix_ref_history_keep", ref_history.c.keep)
 
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("vault", Number, ForeignKey("vaults.number"), nullable=False),
+    Column("tag", LargeBinary(32), nullable=False),
+    Column("version", Number, nullable=False),
+    Column("etag", LargeBinary(32), nullable=False),
+    Column("due", Float),  # slow: when its ref goes and only this row is left; None once that is so
+    PrimaryKeyConstraint("vault", "tag"),
+    sqlite_with_rowid=False,
+)
+Index("ix_tombstones_due", tombstones.c.due, sqlite_where=tombstones.c.due.is_not(None),
+      postgresql_where=tombstones.c.due.is_not(None))  # fmt: skip
+
 keep_lists = Table(
     "keep_lists",
     metadata,

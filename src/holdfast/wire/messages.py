@@ -362,10 +362,15 @@ class CommitRequest(Request, frozen=True, kw_only=True):
 
 
 class RefResult(Answer, frozen=True, kw_only=True):
-    """``conflict`` brings the present record (None: there is none); ``packs-gone`` the packs to send again."""
+    """``conflict`` brings the present record (None: there is none); ``packs-gone`` the packs to send again.
+
+    ``version`` and ``etag`` without a record: the name was deleted long ago and only these are left of it.
+    """
 
     state: Literal["committed", "conflict", "packs-gone", "not-done"]
     record: bytes | None = None
+    version: int = 0
+    etag: Digest | None = None
     packs: list[Digest] = []
 
 
@@ -389,32 +394,15 @@ class PackPlaces(Answer, frozen=True, kw_only=True):
 
 
 class RefQuery(Request, frozen=True, kw_only=True):
-    """``parent``: all entries of a directory by its tag; without it, all of the vault. ``after``: a name tag."""
+    """``parent``: all entries of a directory by its tag; without it, all of the vault. ``after``: a name tag.
 
+    ``trash``: deleted names of which a version is kept, instead of those that are there.
+    """
+
+    trash: bool = False
     parent: str | None = None
     after: str | None = None
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
-
-
-class RefPage(Answer, frozen=True, kw_only=True):
-    """Records ascending by name tag, tombstones left out; places of the packs that hold their recipes.
-
-    ``after`` is the name tag (hex) to go on from, None at the end.
-    """
-
-    records: list[bytes]
-    packs: list[PackPlaces] = []
-    nodes: list[NodeAddress] = []
-    after: str | None = None
-
-
-class RefAnswer(Answer, frozen=True, kw_only=True):
-    """One record (also a tombstone), its keep list and the places of all packs in it."""
-
-    record: bytes
-    keep: bytes
-    packs: list[PackPlaces] = []
-    nodes: list[NodeAddress] = []
 
 
 class RefVersion(Answer, frozen=True, kw_only=True):
@@ -423,6 +411,34 @@ class RefVersion(Answer, frozen=True, kw_only=True):
     record: bytes
     committed: float
     until: float | None = None
+
+
+class RefPage(Answer, frozen=True, kw_only=True):
+    """Records ascending by name tag, tombstones left out; places of the packs that hold their recipes.
+
+    Of the trash: tombstones, and for each in ``kept`` the newest version of the name that is kept, with its end;
+    ``committed`` there is when the name was deleted. ``after`` is the name tag (hex) to go on from, None at the end.
+    """
+
+    records: list[bytes]
+    kept: list[RefVersion] = []
+    packs: list[PackPlaces] = []
+    nodes: list[NodeAddress] = []
+    after: str | None = None
+
+
+class RefAnswer(Answer, frozen=True, kw_only=True):
+    """One record (also a tombstone), its keep list and the places of all packs in it.
+
+    An empty record: the name was deleted so long ago that only ``version`` and ``etag`` of its tombstone are left.
+    """
+
+    version: int = 0
+    etag: Digest | None = None
+    record: bytes
+    keep: bytes
+    packs: list[PackPlaces] = []
+    nodes: list[NodeAddress] = []
 
 
 class RefHistory(Answer, frozen=True, kw_only=True):
