@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from tests.client.fleet import SMALL, Fleet
 from tests.client.test_client_files import new_bytes
+from tests.client.test_client_removed import there
 
 from holdfast.client.names import Found
 from holdfast.client.vault import Vault
@@ -159,11 +160,3 @@ async def test_a_move_that_was_stopped_goes_on_and_nothing_is_twice(fleet: Fleet
     )
     for name in inside:
         assert await vault.read(f"moved/{name}") == name.encode()
-
-
-async def there(vault: Vault, name: str) -> bool:
-    try:
-        await vault.stat(name, fresh=True)
-    except NotFound:
-        return False
-    return True
