@@ -145,6 +145,30 @@ async def test_blobs_and_fetch(row: Street, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob(".*")] == []
 
 
+async def test_a_node_that_is_away_is_75_and_one_sentence(row: Street, source: Path) -> None:
+    here, there = row.homes
+    there.authorize((here.id, "read,write,delete,peer"))
+    address = f"{there.id}@{there.running.url}"
+    await there.stop()
+    for verb in (
+        ["blob", "put", source / "README"],
+        ["manifest", "push", source, "--as", "tools"],
+        ["manifest", "rm", "tools"],
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "holdfast", *map(str, verb), "--node", address, "--data", str(here.path),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await process.communicate()
+        assert process.returncode == 75, err.decode()
+        assert b"waits in the outbox" in err
+        assert b"Traceback" not in err
+    assert here.running.outbox is not None
+    await here.running.outbox.unit()
+    assert here.running.outbox.waiting == 4, "two blobs, a manifest and its removal"
+    assert b'holdfast_outbox_entries{state="waiting"}' in here.running.service.metrics.text()
+
+
 async def test_peers(row: Street) -> None:
     here, there = row.homes
     found = await document(here, "peers", "--stats")

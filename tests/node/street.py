@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from holdfast.assemble.doors import Door
+from holdfast.assemble.machine import THIS_MACHINE
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.clock import SystemClock, SystemRandomness
@@ -19,6 +21,7 @@ from holdfast.node.layout import NodeDirectory, init_node, open_node
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
+from holdfast.outbox import OutboxSettings
 from holdfast.peers import manifest as manifests
 from holdfast.peers.manifest import Entry
 from holdfast.peers.origin import HttpOrigin
@@ -104,7 +107,7 @@ class Home:
         text = "# keys\n" + "".join(f"{id_} {rights} somebody\n" for id_, rights in lines)
         (self.path / "authorized_keys").write_text(text)
 
-    async def start(self) -> Node:
+    async def start(self, port: int = 0) -> Node:
         directory = self.directory
         clock = SystemClock()
         stack = self._running = contextlib.AsyncExitStack()
@@ -131,8 +134,9 @@ class Home:
             membership=Membership.alone(self.path, files=OsFiles(), me=directory.identity.id),
             http=http, network=TcpNetwork(), settings=self.settings, clock=clock, slow_clock=slow_clock,
             randomness=SystemRandomness(), pool=self.pool, peers=self.peers, origin=origin,
+            outbox=Door(self.path, directory.identity, http, OutboxSettings(), self.pool, THIS_MACHINE),
         )  # fmt: skip
-        await self.node.start("127.0.0.1", 0)
+        await self.node.start("127.0.0.1", port)
         return self.node
 
     async def stop(self) -> None:

@@ -10,18 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from holdfast.assemble.doors import Door
 from holdfast.assemble.homes import home_path
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.client import home as homes
 from holdfast.client import keyfile
+from holdfast.client.away import AwayWrites
 from holdfast.client.exchange import CheckedBody, NodeCalls
 from holdfast.client.local import PartFile
 from holdfast.client.manifests import ManifestWork, finish_part
-from holdfast.errors import BadConfig, BadRequest, NotFound
+from holdfast.client.push import Pusher
+from holdfast.client.seen import FILE_NAME as SEEN_FILE
+from holdfast.client.seen import Seen
+from holdfast.errors import BadConfig, BadRequest, NotFound, Unavailable
 from holdfast.node import layout
+from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import UrlSource
+from holdfast.pool import Pool
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, Target, checked_url
 
@@ -34,6 +41,7 @@ class ExchangeClient:
 
     me: Id
     node: NodeCalls
+    pusher: Pusher
     work: ManifestWork
 
 
@@ -44,7 +52,8 @@ async def open_exchange(
     """Talks to one node: ``node`` ([ID@]URL), else HOLDFAST_NODE, else the one on this machine.
 
     Whoever has the node's directory ``data`` asks as the node itself; else the home's device asks; without a home
-    somebody unknown, who gets what a node gives to everybody. Unavailable if nobody answers there.
+    somebody unknown, who gets what a node gives to everybody. Changes for a node that is away are queued by whoever
+    has a directory to keep them in. Unavailable if nobody answers there and nobody ever did.
     """
     text = node or os.environ.get("HOLDFAST_NODE") or NODE_URL
     id_text, _, url = text.rpartition("@")
@@ -52,18 +61,40 @@ async def open_exchange(
         id_ = Id.parse(id_text) if id_text else None
     except BadRequest as error:
         raise BadConfig(f"the node {text!r}: {error.detail}") from error
-    identity, grant = _who(home_path(home), data, machine)
+    identity, grant, directory = _who(home_path(home), data, machine)
     async with AsyncExitStack() as opened:
         pool = machine.pool(None, "exchange")
         opened.callback(pool.close)
         http = HttpClient(identity=identity, network=machine.network, clock=machine.clock)
         opened.push_async_callback(http.close)
         url = checked_url(url)
+        seen = None if directory is None else Seen(directory / SEEN_FILE, machine.files)
         if id_ is None:
-            id_ = (await http.health(url)).id
-        calls = NodeCalls(Target(id_, url), http=http, pool=pool, grant=grant)
+            id_ = await _who_answers(http, url, seen, pool)
+        target = Target(id_, url)
+        calls = NodeCalls(target, http=http, pool=pool, grant=grant)
+        away = None
+        if directory is not None and seen is not None:
+            door = Door(directory, identity, http, OutboxSettings(), pool, machine)
+            opened.push_async_callback(door.close)
+            away = AwayWrites(target, door, seen, clock=machine.clock, pool=pool)
+        pusher = Pusher(calls, files=machine.files, pool=pool, away=away)
         work = ManifestWork(calls, files=machine.files, pool=pool, randomness=machine.randomness)
-        yield ExchangeClient(identity.id, calls, work)
+        yield ExchangeClient(identity.id, calls, pusher, work)
+
+
+async def _who_answers(http: HttpClient, url: str, seen: Seen | None, pool: Pool) -> Id:
+    """The node at ``url``, or who it was the last time; Unavailable if that is not known either."""
+    try:
+        found = (await http.health(url)).id
+    except Unavailable:
+        known = None if seen is None else await pool.run(seen.node, url)
+        if known is None:
+            raise
+        return known
+    if seen is not None:
+        await pool.run(seen.note_node, url, found)
+    return found
 
 
 async def fetch_url(url: str, digest: Digest, output: str, stdout: BinaryIO, *, machine: Machine = THIS_MACHINE) -> int:
@@ -95,14 +126,15 @@ async def fetch_url(url: str, digest: Digest, output: str, stdout: BinaryIO, *, 
         return at
 
 
-def _who(home: Path, data: Path | None, machine: Machine) -> tuple[Identity, bytes | None]:
+def _who(home: Path, data: Path | None, machine: Machine) -> tuple[Identity, bytes | None, Path | None]:
+    """Identity, credential, and the directory that keeps what is queued; None for somebody unknown."""
     if data is not None:
-        return layout.open_node(data, files=machine.files).identity, None
+        return layout.open_node(data, files=machine.files).identity, None, data
     try:
         device = keyfile.read_device(machine.files, homes.device_key(home))
     except NotFound:
-        return Identity.generate(machine.randomness), None
+        return Identity.generate(machine.randomness), None, None
     grant = None
     with contextlib.suppress(NotFound):
         grant = homes.read_membership(machine.files, home).certificate
-    return device, grant
+    return device, grant, home

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from holdfast.assemble.doors import Door
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.servers import Running, host_name, outward_url
 from holdfast.auth import invites
@@ -23,6 +24,7 @@ from holdfast.node.exchange_trust import AuthorizedKeys
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
+from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.stores import disk_layout
@@ -184,6 +186,7 @@ async def make_node(
             pool=pool,
             peers=peers,
             origin=origin,
+            outbox=Door(data, directory.identity, http, OutboxSettings(), pool, machine),
         )
         kept = opened.pop_all()
     return Running(node, node.service.metrics, listen, tls, kept, machine)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import click
 
-from holdfast.cli.exchange import client, through_node
+from holdfast.cli.exchange import client, queued, through_node
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.output import write_blob
 from holdfast.cli.verb import VerbGroup
@@ -25,17 +25,22 @@ def command() -> None:
 @through_node
 @current
 def put(invocation: Invocation, path: Path, node: str | None, data: Path | None) -> None:
-    """Put a file as one blob and print its digest. It stays in the node's cache until a manifest names it."""
+    """Put a file as one blob and print its digest. It stays in the node's cache until a manifest names it.
+
+    Exit code 75 if the node is away: then it waits in the outbox.
+    """
     invocation.run(_put(invocation, path, node, data))
 
 
 async def _put(invocation: Invocation, path: Path, node: str | None, data: Path | None) -> None:
     async with client(invocation, node, data) as opened:
-        digest, size = await opened.work.put_file(path)
+        done = await opened.pusher.put_file(path)
     if invocation.json:
-        invocation.document({"digest": str(digest), "size": size})
+        invocation.document({"digest": str(done.digest), "size": done.size, "queued": bool(done.away)})
     else:
-        invocation.data(str(digest))
+        invocation.data(str(done.digest))
+    if done.away:
+        queued(invocation, f"{path.name} waits in the outbox and goes out when the node answers: {done.away}")
 
 
 @command.command("get")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.exchange import client, through_node
+from holdfast.cli.exchange import client, queued, through_node
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import DURATION, VerbGroup
 from holdfast.cli.words import count_words, size_words, table, visible
 
 if TYPE_CHECKING:
     from holdfast.client.manifests import Synced
+    from holdfast.client.push import Pushed
 
 
 @click.group("manifest", cls=VerbGroup)
@@ -29,20 +30,30 @@ def command() -> None:
 @through_node
 @current
 def push(invocation: Invocation, directory: Path, name: str, node: str | None, data: Path | None) -> None:
-    """Put the files of a directory as blobs, then the manifest that names them."""
+    """Put the files of a directory as blobs, then the manifest that names them.
+
+    Exit code 75 if the node is away: then they wait in the outbox.
+    """
     invocation.run(_push(invocation, directory, name, node, data))
 
 
 async def _push(invocation: Invocation, directory: Path, name: str, node: str | None, data: Path | None) -> None:
     async with client(invocation, node, data) as opened:
-        done = await opened.work.push(directory, name, _progress(invocation, "pushed"))
+        done = await opened.pusher.push(directory, name, _progress(invocation, "pushed"))
     if invocation.json:
         invocation.document(
             {"name": name, "etag": str(done.etag), "new": done.new, "entries": done.entries, "blobs": done.blobs,
-             "sent": done.sent, "stored": done.stored}
+             "sent": done.sent, "stored": done.stored, "queued": bool(done.away)}
         )  # fmt: skip
-        return
-    invocation.data(str(done.etag))
+    else:
+        invocation.data(str(done.etag))
+    if done.away:
+        queued(invocation, f"{name} waits in the outbox and goes out when the node answers: {done.away}")
+    if not invocation.json:
+        _pushed(invocation, name, done)
+
+
+def _pushed(invocation: Invocation, name: str, done: Pushed) -> None:
     invocation.note(
         f"{name}: {count_words(done.entries, 'file')}, {size_words(done.stored)}; "
         f"{count_words(done.sent, 'blob')} had to be sent."
@@ -108,7 +119,10 @@ async def _show(invocation: Invocation, name: str, source: str | None, node: str
 @through_node
 @current
 def rm(invocation: Invocation, name: str, if_match: str | None, node: str | None, data: Path | None) -> None:
-    """Remove the node's manifest; its blobs stay in the cache until their room is needed."""
+    """Remove the node's manifest; its blobs stay in the cache until their room is needed.
+
+    Exit code 75 if the node is away: then the removal waits in the outbox.
+    """
     invocation.run(_rm(invocation, name, if_match, node, data))
 
 
@@ -116,9 +130,11 @@ async def _rm(invocation: Invocation, name: str, if_match: str | None, node: str
     from holdfast.blob import Digest
 
     async with client(invocation, node, data) as opened:
-        await opened.node.remove_manifest(name, before=None if if_match is None else Digest.parse(if_match))
+        away = await opened.pusher.remove(name, before=None if if_match is None else Digest.parse(if_match))
     if invocation.json:
-        invocation.document({"removed": name})
+        invocation.document({"removed": name, "queued": bool(away)})
+    if away:
+        queued(invocation, f"the removal of {name} waits in the outbox and goes out when the node answers: {away}")
 
 
 @command.command("sync")

@@ -19,6 +19,7 @@ from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
+from holdfast.node.outbox import INTERVAL_S, Door, NodeOutbox
 from holdfast.node.permits import Permits
 from holdfast.node.quota import TrashPace
 from holdfast.node.reconcile import Reconciler
@@ -65,8 +66,9 @@ class Node:
         pool: Pool,
         peers: PeersSettings | None = None,
         origin: Origin | None = None,
+        outbox: Door | None = None,
     ) -> None:
-        """``slow_clock`` has been started and is the store's trash clock, too.
+        """``slow_clock`` has been started and is the store's trash clock, too. ``outbox`` is closed by ``stop``.
 
         BadConfig if ``store`` is not the one that ``directory`` remembers.
         """
@@ -171,6 +173,12 @@ class Node:
             randomness=randomness,
             pool=pool,
         )
+        self.outbox: NodeOutbox | None = None
+        if outbox is not None:
+            self.outbox = NodeOutbox(outbox, self.service.metrics)
+            self._upkeep.append(
+                Worker("outbox", self.outbox.unit, clock=clock, randomness=randomness, interval_s=INTERVAL_S)
+            )
         self._add_routes()
         self._stopped = False
 
@@ -214,6 +222,8 @@ class Node:
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
+        if self.outbox is not None:
+            await self.outbox.close()
         await self.exchange.stop()
         if not self.membership.is_alone:
             await self.heart.leave()
@@ -266,6 +276,8 @@ class Node:
             sequence=self.ledger.sequence,
             epoch=epoch,
             commit=commit,
+            outbox_waiting=0 if self.outbox is None else self.outbox.waiting,
+            outbox_conflicts=0 if self.outbox is None else self.outbox.conflicts,
         )
 
     def _add_routes(self) -> None:

@@ -718,6 +718,8 @@ class NodeOverview(Answer, frozen=True, kw_only=True):
     sequence: int
     epoch: int
     commit: int
+    outbox_waiting: int = 0
+    outbox_conflicts: int = 0
 
 
 def bitmap(bits: list[bool]) -> bytes:
