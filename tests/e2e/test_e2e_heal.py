@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -44,9 +46,22 @@ async def test_a_network_of_processes_makes_itself_whole_twice(tmp_path: Path) -
             dead = NODES - len(living)
             await _until_whole(network, living, before.keys(), dead)
             assert not [entry for node in living for entry in Layout(node.data).trash.iterdir()], f"seed {SEED}"
+            await _check_account(network, living[0])
             async with await Vault.open(network.home) as reader:
                 for name, data in contents.items():
                     assert await reader.read(name) == data, f"seed {SEED}, {dead} dead: {name}"
+
+
+async def _check_account(network: LocalNetwork, node: Member) -> None:
+    """``nodes show`` accounts for every byte in the node's store."""
+    shown = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "holdfast", "--json", "nodes", "show", node.name),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "HOLDFAST_HOME": str(network.home)},
+    )
+    space = json.loads((await shown.communicate())[0])["space"]
+    files = [path for path in Layout(node.data).objects.rglob("*") if path.is_file()]
+    assert space["used"] == space["stored"] == sum(path.stat().st_size for path in files)
 
 
 async def _until_whole(network: LocalNetwork, living: Sequence[Member], packs: Collection[str], dead: int) -> None:

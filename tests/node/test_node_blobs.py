@@ -302,7 +302,7 @@ async def test_inventory_is_read_onwards_and_by_prefix(house: House) -> None:
 async def test_info_has_no_paths(house: House) -> None:
     await house.put(pack(VAULT.id, 4096))
     answer = await house.client().call(house.target, routes.INFO, grant=house.certificate())
-    assert (answer.name, answer.used, answer.blobs) == ("attic", 4096, 1)
+    assert (answer.name, answer.space.used, answer.blobs) == ("attic", 4096, 1)
     assert str(house.path) not in str(answer)
     with pytest.raises(Denied):
         await house.client(STRANGER).call(house.target, routes.INFO)

@@ -20,7 +20,9 @@ from holdfast.clock import Randomness
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import default_home
 from holdfast.errors import BadConfig, NotFound, WrongPassphrase
-from holdfast.wire.http import HttpClient, checked_url
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.http import HttpClient, Target, checked_url
 
 _files = THIS_MACHINE.files
 
@@ -139,6 +141,10 @@ class NetworkView(NetworkCalls):
 
     async def __aexit__(self, *_: object) -> None:
         await self.http.close()
+
+    async def overview(self, node: m.NodeInfo) -> m.NodeOverview:
+        """What ``node`` says of itself now; Unavailable if it does not answer."""
+        return await self.http.call(Target(node.id, node.url), routes.INFO, grant=self.member.certificate, tries=1)
 
 
 async def open_network(home: Path | None = None, *, machine: Machine = THIS_MACHINE) -> NetworkView:

@@ -9,11 +9,11 @@ import click
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import DURATION, Verb
 from holdfast.cli.words import size_words, span_words, table, visible
-from holdfast.errors import BadRequest, NotFound
+from holdfast.errors import BadRequest, HoldfastError, NotFound
 
 if TYPE_CHECKING:
     from holdfast.assemble import NetworkView
-    from holdfast.wire.messages import NodeInfo
+    from holdfast.wire.messages import NodeInfo, NodeSpace
 
 MAINTENANCE_S = 24 * 3600.0
 
@@ -43,9 +43,11 @@ async def _show(invocation: Invocation, given: str) -> None:
 
     async with await assemble.open_network(invocation.home) as network:
         node = await found_node(network, given)
+        space, trouble = await _space(network, node)
     if invocation.json:
         fields = {name: getattr(node, name) for name in node.__struct_fields__}
-        invocation.document({**fields, "id": str(node.id), "store": node.store.hex()})
+        told = None if space is None else {name: getattr(space, name) for name in ("stored", *space.__struct_fields__)}
+        invocation.document({**fields, "id": str(node.id), "store": node.store.hex(), "space": told})
         return
     seen = "never" if node.last_seen is None else f"{span_words(node.last_seen)} ago"
     rows = [
@@ -57,11 +59,27 @@ async def _show(invocation: Invocation, given: str) -> None:
         ["store", node.store.hex()],
         ["keeps", f"{node.packs:,} packs, {size_words(node.stored)}"],
         ["free", f"{size_words(node.free)} of {size_words(node.capacity)}"],
+        ["on disk", f"the node cannot be asked: {visible(trouble)}" if space is None else _account(space)],
         ["always on", "yes" if node.always_on else "no"],
         ["seen", seen],
     ]
     for line in table(rows):
         invocation.data(line)
+
+
+async def _space(network: NetworkView, node: NodeInfo) -> tuple[NodeSpace | None, str]:
+    """The node's own account, or why there is none."""
+    if not node.url:
+        return None, "it has not run yet"
+    try:
+        return (await network.overview(node)).space, ""
+    except HoldfastError as error:
+        return None, error.detail
+
+
+def _account(space: NodeSpace) -> str:
+    parts = [f"{size_words(getattr(space, name))} {name}" for name in ("used", "cached", "trash", "reclaimable")]
+    return f"{size_words(space.stored)} = {' + '.join(parts)}; {size_words(space.reserve)} reserve stay free"
 
 
 @click.command("drain", cls=Verb)

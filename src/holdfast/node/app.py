@@ -21,7 +21,7 @@ from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.outbox import INTERVAL_S, Door, NodeOutbox
 from holdfast.node.permits import Permits
-from holdfast.node.quota import TrashPace
+from holdfast.node.quota import TrashPace, accounts
 from holdfast.node.reconcile import Reconciler
 from holdfast.node.scrub import Scrub
 from holdfast.node.settings import NodeSettings
@@ -258,7 +258,8 @@ class Node:
         )
 
     def overview(self) -> m.NodeOverview:
-        space = self.store.space()
+        found = self.store.space()
+        space = accounts(found, self.ledger.shared.get("cache", (0, 0))[1])
         epoch, commit = self.membership.epoch
         return m.NodeOverview(
             id=self.identity.id,
@@ -266,12 +267,8 @@ class Node:
             version=holdfast.__version__,
             store=self._store_id,
             state=self.heart.state or "unknown",
-            capacity=space.free + space.used if space.capacity is None else space.capacity,
-            used=space.used,
-            trash=space.trash,
-            quarantine=space.quarantine,
-            free=space.available,
-            reserve=space.reserve,
+            capacity=space.stored + space.incoming + space.free if found.capacity is None else found.capacity,
+            space=space,
             blobs=self.ledger.roots.count,
             sequence=self.ledger.sequence,
             epoch=epoch,

@@ -1,4 +1,4 @@
-"""How much: bytes that a put grant still allows, and bytes that may go to trash in an hour. Plain state, no I/O.
+"""How much: where the bytes are, what a put grant still allows, what may go to trash in an hour. Plain state, no I/O.
 
 Budgets lie in memory, so a restart gives a grant its budget back: at most once more what the coordinator allowed,
 within the grant's hour. Capacity and the disk's reserve are the store's account (``stores.disk_space``).
@@ -11,12 +11,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holdfast.errors import Denied, TooManyRequests
+from holdfast.stores.disk_space import StoreSpace
+from holdfast.wire import messages as m
 
 BUDGETS_MAX = 65_536
 TRASH_SHARE = 0.02
 TRASH_BYTES_MIN = 1 << 30
 HOUR_S = 3600.0
 MINUTE_S = 60.0
+
+
+def accounts(space: StoreSpace, cached: int) -> m.NodeSpace:
+    """A store's account as the node tells it; ``cached``: bytes of those blobs that lie in the cache."""
+    cached = min(cached, space.used)  # a blob that goes leaves the store a moment before or after the ledger
+    return m.NodeSpace(
+        used=space.used - cached,
+        cached=cached,
+        trash=space.trash,
+        reclaimable=space.quarantine,
+        incoming=space.incoming,
+        reserve=space.reserve,
+        free=space.available,
+    )
 
 
 @dataclass

@@ -700,8 +700,30 @@ class InventoryPage(Answer, frozen=True, kw_only=True):
     inner: bytes = b""
 
 
+class NodeSpace(Answer, frozen=True, kw_only=True):
+    """Where a node's bytes are: ``used``, ``cached``, ``trash`` and ``reclaimable`` together are what its store holds.
+
+    ``used``: kept for vaults and manifests; ``cached``: goes when room is needed; ``trash``: can be restored for a
+    while; ``reclaimable``: damaged copies set aside, which nobody needs. ``incoming``: held for puts under way;
+    ``reserve``: of the disk, left to others; ``free``: how large a put may be now.
+    """
+
+    used: int
+    cached: int
+    trash: int
+    reclaimable: int
+    incoming: int
+    reserve: int
+    free: int
+
+    @property
+    def stored(self) -> int:
+        """Bytes of all files in the store."""
+        return self.used + self.cached + self.trash + self.reclaimable
+
+
 class NodeOverview(Answer, frozen=True, kw_only=True):
-    """``GET /v1/info``: no paths."""
+    """``GET /v1/info``: no paths. ``capacity``: what the store may hold, or could if nobody else wrote to its disk."""
 
     id: Id
     name: str
@@ -709,11 +731,7 @@ class NodeOverview(Answer, frozen=True, kw_only=True):
     store: bytes
     state: str
     capacity: int
-    used: int
-    trash: int
-    quarantine: int
-    free: int
-    reserve: int
+    space: NodeSpace
     blobs: int
     sequence: int
     epoch: int
