@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test rigs check mutants bench format clean
+# How many rounds `make crash` lives through; CI takes 25 of each.
+CRASH_ROUNDS ?= 1000
+
+.PHONY: help demo test rigs crash check mutants bench format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -21,8 +24,11 @@ demo: $(READY) ## a file on seven machines; four die; it comes back byte for byt
 test: $(READY) ## the default suite, under five minutes
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-rigs: $(READY) ## tests that need servers of others: NATS, S3, nginx; CI runs them
+rigs: $(READY) ## tests that need servers of others (NATS, S3, nginx) or root and loop devices; CI runs them
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'rig and not slow'
+
+crash: $(READY) ## a thousand power cuts of real file systems, and the other rigs of broken disks at full length; needs root
+	@HOLDFAST_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest -m rig tests/crash
 
 check: $(READY) ## lint, types, layers
 	@$(BIN)/ruff check .

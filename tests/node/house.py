@@ -122,6 +122,7 @@ class House:
     clock: SystemClock = field(default_factory=SystemClock)
     settings: NodeSettings = field(default_factory=NodeSettings)
     capacity: int | None = None
+    elsewhere: Path | None = None  # where the store lies, if not in the node's own directory
     node: Node | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _clients: dict[Id, HttpClient] = field(default_factory=dict)
@@ -131,8 +132,14 @@ class House:
     def directory(self) -> NodeDirectory:
         return open_node(self.path, files=self.files)
 
+    @property
+    def store_path(self) -> Path:
+        return self.elsewhere or self.path
+
     async def make(self) -> None:
-        store_id = await DiskStore.init(self.path, files=self.files, pool=self.pool, randomness=SystemRandomness())
+        store_id = await DiskStore.init(
+            self.store_path, files=self.files, pool=self.pool, randomness=SystemRandomness()
+        )
         directory = init_node(
             self.path,
             files=self.files,
@@ -162,7 +169,7 @@ class House:
         for pool in pools:
             stack.callback(pool.close)
         store = await DiskStore.open(
-            self.path,
+            self.store_path,
             files=self.files,
             pool=self.pool,
             sync_pool=pools[0],
@@ -322,9 +329,12 @@ class House:
     def kept(self) -> list[str]:
         """The names of all files of the store's blobs and of what is on its way in."""
         return [
-            path.name for part in ("objects", "incoming") for path in (self.path / part).rglob("*") if path.is_file()
+            path.name
+            for part in ("objects", "incoming")
+            for path in (self.store_path / part).rglob("*")
+            if path.is_file()
         ]
 
     def blob_path(self, digest: Digest) -> Path:
         text = str(digest)
-        return self.path / "objects" / text[:2] / text
+        return self.store_path / "objects" / text[:2] / text

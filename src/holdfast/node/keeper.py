@@ -168,7 +168,11 @@ class Keeper:
         """
         async with self._alone(digest):
             entry = await self.ledger.find(digest)
-            if entry is None or not entry.here or entry.vault != vault:
+            if entry is None or entry.vault != vault:
+                return
+            if not entry.here:  # an earlier try may have ended between row and store: what it left is made up for
+                self._removals += 1
+                await self.store.delete([digest])
                 return
             if entry.sequence > sequence:
                 raise Conflict(

@@ -1,0 +1,73 @@
+"""The power of a real file system is cut while clients write: what was acknowledged is there, and nothing is torn.
+
+``HOLDFAST_CRASH_ROUNDS`` says how many cuts (25), ``HOLDFAST_CRASH_SEED`` where chance begins. The rig is tried as
+well: without one of the two syncs it must find the loss.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.crash.loop_disk import FileSystem, LoopDisk, need
+from tests.crash.machine import Found, Machine
+
+from holdfast.files import Files, OsFiles
+
+ROUNDS = int(os.environ.get("HOLDFAST_CRASH_ROUNDS", "25"))
+SEED = int(os.environ.get("HOLDFAST_CRASH_SEED", "1"))
+CONTROL_ROUNDS = 6
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(120 + 4 * ROUNDS)]
+
+
+class NoDirectorySync(OsFiles):
+    def sync_directory(self, path: Path) -> None:
+        pass
+
+
+class NoFileSync(OsFiles):
+    def sync(self, descriptor: int) -> None:
+        pass
+
+
+async def cuts(disk: LoopDisk, rounds: int, files: Files | None = None, elsewhere: Path | None = None) -> Found:
+    async with Machine(disk, SEED, files=files, node_elsewhere=elsewhere) as machine:
+        for _ in range(rounds):
+            await machine.cut()
+        return machine.found
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+async def test_what_was_acknowledged_survives_power_cuts(
+    kind: FileSystem, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    need(kind, tmp_path_factory)
+    found = await cuts(LoopDisk(tmp_path, kind), ROUNDS)
+    print(f"{kind}: {found}")
+    assert (found.lost, found.lost_queued, found.torn) == (0, 0, 0), str(found)
+    assert found.acknowledged > 10 * ROUNDS, f"the rig hardly wrote anything: {found}"
+    assert found.deleted > 0, str(found)
+    assert found.queued > ROUNDS, str(found)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+async def test_without_the_directory_sync_some_are_lost(
+    kind: FileSystem, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The ledger lies on another disk here: on the same one its own sync would bring the names along."""
+    need(kind, tmp_path_factory)
+    found = await cuts(LoopDisk(tmp_path, kind), CONTROL_ROUNDS, NoDirectorySync(), tmp_path / "node")
+    print(f"{kind}: {found}")
+    assert found.lost > 0, str(found)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+async def test_without_the_file_sync_all_are_lost(
+    kind: FileSystem, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    need(kind, tmp_path_factory)
+    found = await cuts(LoopDisk(tmp_path, kind), CONTROL_ROUNDS, NoFileSync(), tmp_path / "node")
+    print(f"{kind}: {found}")
+    assert found.lost >= 0.95 * (found.acknowledged - found.deleted), str(found)
