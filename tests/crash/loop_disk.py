@@ -35,11 +35,6 @@ class LoopDisk:
         self._image = directory / "disk.img"
         self._size = size or max(SMALLEST[kind], 128 * MIB)
 
-    @property
-    def says_when_dead(self) -> bool:
-        """Does every sync that the cut meets fail? On XFS one that is under way at that moment may say success."""
-        return self.kind == "ext4"
-
     def make(self) -> None:
         """An empty file system, unmounted."""
         self.path.mkdir(parents=True, exist_ok=True)

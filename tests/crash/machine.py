@@ -85,7 +85,9 @@ class Machine:
         self._disks = 0
         self._number = 0
         self._wanted = 0
-        self._dark = False  # what is said from now on, no client of a machine without power would hear
+        self._dark = False
+        """What is said then, nobody hears of a machine without power. (A sync that the shutdown ioctl meets under way
+        may even succeed.)"""
         self._enough = asyncio.Event()
 
     async def __aenter__(self) -> Machine:
@@ -111,7 +113,7 @@ class Machine:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._enough.wait(), WRITE_S_MAX)
         await asyncio.sleep(self._random.uniform(0, 0.01))
-        self._dark = not self._disk.says_when_dead
+        self._dark = True
         await asyncio.to_thread(self._disk.cut)
         await asyncio.gather(*writers)
         await self._die()
@@ -257,4 +259,7 @@ class Machine:
             if entry is not None and entry.open is not None:
                 with contextlib.suppress(HoldfastError):
                     kept = bytes(await collect(entry.open(), len(body)))
-            self.found.lost_queued += kept != body
+            if kept != body:
+                self.found.lost_queued += 1
+                state = "not there" if entry is None else "its body is not right"
+                self.found.details.append(f"cut {self.found.cuts}: queued write {sequence}: {state}")

@@ -88,10 +88,9 @@ async def test_trash_is_emptied_on_the_slow_clock(house: House) -> None:
     node = house.running
     await node.keeper.delete(digest, VAULT.id, receipt.sequence, lambda size: None)
     since = node._slow_clock.read(house.clock)
-    early = TrashPurge(node.store, slow_time=lambda: since + 50, keep_s=100.0)
+    early = TrashPurge(node.keeper, slow_time=lambda: since + 50, keep_s=100.0)
     assert await early.unit() is Progress.IDLE
     assert node.store.space().trash == 1000
-    late = TrashPurge(node.store, slow_time=lambda: since + 200, keep_s=100.0)
+    late = TrashPurge(node.keeper, slow_time=lambda: since + 200, keep_s=100.0)
     await late.unit()
     assert node.store.space().trash == 0
-    assert await TrashPurge(object(), slow_time=lambda: 0.0, keep_s=1.0).unit() is Progress.DONE

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from holdfast.assemble.homes import recovery_words as recovery_words
     from holdfast.assemble.machine import THIS_MACHINE as THIS_MACHINE
     from holdfast.assemble.machine import Machine as Machine
+    from holdfast.assemble.node_stores import reserve_bytes as reserve_bytes
     from holdfast.assemble.nodes import NodeMade as NodeMade
     from holdfast.assemble.nodes import init_node as init_node
     from holdfast.assemble.nodes import make_node as make_node
     from holdfast.assemble.nodes import node_facts as node_facts
-    from holdfast.assemble.nodes import reserve_bytes as reserve_bytes
     from holdfast.assemble.servers import Running as Running
     from holdfast.assemble.stores import check_store as check_store
     from holdfast.assemble.stores import copy_store as copy_store
@@ -69,7 +69,7 @@ _HOME = {
     "init_node": "nodes",
     "make_node": "nodes",
     "node_facts": "nodes",
-    "reserve_bytes": "nodes",
+    "reserve_bytes": "node_stores",
     "init_coordinator": "coordinators",
     "make_coordinator": "coordinators",
     "check_store": "stores",

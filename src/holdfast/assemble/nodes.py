@@ -12,6 +12,7 @@ from pathlib import Path
 
 from holdfast.assemble.doors import Door
 from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.assemble.node_stores import checked_store_url, disk_root, make_store, open_store_of
 from holdfast.assemble.servers import Running, host_name, outward_url
 from holdfast.auth import invites
 from holdfast.auth.identity import Id
@@ -28,14 +29,11 @@ from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.stores import disk_layout
-from holdfast.stores.disk import DiskStore
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, checked_url
 
 ANYWHERE = "http://192.0.2.1"
 """An address that nobody has (RFC 5737): the way there leads over this host's usual interface."""
-RESERVE_BYTES_MIN = 1 << 30
-RESERVE_PART = 100  # one part in a hundred of the disk
 
 
 def host_domain() -> str:
@@ -63,6 +61,7 @@ async def init_node(
     data: Path,
     *,
     join: str | None,
+    store: str | None = None,
     name: str | None = None,
     capacity: int | None = None,
     domain: str | None = None,
@@ -72,12 +71,14 @@ async def init_node(
 ) -> NodeMade:
     """Makes store, keys and membership of a node in ``data``. Continues what was cut short before the join.
 
-    ``join`` None: a node without a coordinator, with an empty ``authorized_keys``. ``again``: a node that has joined
-    already is left as it is, instead of BadConfig.
+    ``join`` None: a node without a coordinator, with an empty ``authorized_keys``. ``store``: the URL of a store that
+    is not to lie in ``data``; it is made if there is none. ``again``: a node that has joined already is left as it is,
+    instead of BadConfig.
     """
     invite = None if join is None else invites.from_line(join)
     if invite is not None and invite.role != "node":
         raise BadRequest(f"this invite is for a {invite.role}; a node needs one made by: holdfast invite node")
+    url = None if store is None else checked_store_url(store, capacity, joining=join is not None)
     pool = machine.pool(2, "init")
     try:
         try:
@@ -85,10 +86,7 @@ async def init_node(
         except BadConfig:
             if machine.files.size(data / "node.json") is not None:
                 raise
-            if machine.files.size(data / "layout.json") is None:
-                store_id = await DiskStore.init(data, files=machine.files, pool=pool, randomness=machine.randomness)
-            else:
-                store_id = disk_layout.load(machine.files, data, None)
+            store_id = await make_store(data, url, joining=join is not None, pool=pool, machine=machine)
             directory = layout.init_node(
                 data,
                 files=machine.files,
@@ -96,6 +94,7 @@ async def init_node(
                 name=host_name(name),
                 domain=domain or host_domain(),
                 store_id=store_id,
+                store="" if url is None else str(url),
                 capacity=capacity,
                 always_on=always_on,
             )
@@ -139,23 +138,23 @@ async def make_node(
         opened.enter_context(directory.lock())
         slow_clock = directory.load_clock()
         slow_clock.start(machine.clock)
-        pool, sync_pool = machine.pool(None, "node"), machine.pool(4, "sync")
+        pool = machine.pool(None, "node")
         writer, reader = machine.pool(1, "ledger"), machine.pool(1, "ledger-read")
-        for made in (pool, sync_pool, writer, reader):
+        for made in (pool, writer, reader):
             opened.callback(made.close)
-        store = await DiskStore.open(
+        ledger = Ledger(data / "ledger.db", files=machine.files, writer=writer, reader=reader)
+        store = await open_store_of(
             data,
-            files=machine.files,
+            directory.record,
+            directory.identity.id,
+            joined=not member.is_alone,
             pool=pool,
-            sync_pool=sync_pool,
-            clock=machine.clock,
-            expected_id=directory.record.store_id,
-            capacity_bytes=directory.record.capacity,
-            reserve_bytes=reserve_bytes(machine.files.space(data).total),
-            trash_clock=lambda: slow_clock.read(machine.clock),
+            machine=machine,
+            slow_time=lambda: slow_clock.read(machine.clock),
+            used=lambda: ledger.held_bytes,
+            opened=opened,
         )
-        opened.push_async_callback(store.close)
-        ledger = await Ledger.open(data, files=machine.files, writer=writer, reader=reader)
+        await ledger.start()
         opened.push_async_callback(ledger.close, clean=False)
         http = HttpClient(identity=directory.identity, network=machine.network, clock=machine.clock)
         opened.push_async_callback(http.close)
@@ -216,15 +215,12 @@ def _origin_token(path: str, machine: Machine) -> str:
     return token
 
 
-def reserve_bytes(total: int) -> int:
-    """What a node leaves to others of a disk of ``total`` bytes: 1 %, at least 1 GiB."""
-    return max(total // RESERVE_PART, RESERVE_BYTES_MIN)
-
-
 def node_facts(data: Path, machine: Machine = THIS_MACHINE) -> NodeMade:
     """The node in ``data``, its store checked against the one it served last; BadConfig."""
     directory = layout.open_node(data, files=machine.files)
-    directory.check_store(disk_layout.load(machine.files, data, None))
     record = directory.record
+    root = disk_root(data, record)
+    if root is not None:
+        directory.check_store(disk_layout.load(machine.files, root, None))
     joined = _membership(directory, machine)
     return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)

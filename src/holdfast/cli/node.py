@@ -24,6 +24,7 @@ def command() -> None:
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
 @click.option("--join", metavar="INVITE", help="The network's invite for nodes; '-' reads it from stdin.")
 @click.option("--alone", is_flag=True, help="Belong to no network: authorized_keys says who may use this node.")
+@click.option("--store", metavar="URL", help="Where blobs are kept: file:///DIR, nats://, s3:// [default: in DIR].")
 @click.option("--capacity", type=SIZE, help="Use no more than this [default: what the disk has, less a reserve].")
 @click.option("--domain", help="Nodes of one domain may fail together [default: this host].")
 @click.option("--always-on", is_flag=True, help="This machine is meant to run all the time: repair waits less for it.")
@@ -34,6 +35,7 @@ def init(
     data: Path,
     join: str | None,
     alone: bool,
+    store: str | None,
     capacity: int | None,
     domain: str | None,
     always_on: bool,
@@ -44,13 +46,14 @@ def init(
         raise UsageError("Give either --join INVITE or --alone.")
     if join == "-":
         join = sys.stdin.readline()
-    invocation.run(_init(invocation, data, join, capacity, domain, always_on, name))
+    invocation.run(_init(invocation, data, join, store, capacity, domain, always_on, name))
 
 
 async def _init(
     invocation: Invocation,
     data: Path,
     join: str | None,
+    store: str | None,
     capacity: int | None,
     domain: str | None,
     always_on: bool,
@@ -58,7 +61,9 @@ async def _init(
 ) -> None:
     from holdfast import assemble
 
-    made = await assemble.init_node(data, join=join, name=name, capacity=capacity, domain=domain, always_on=always_on)
+    made = await assemble.init_node(
+        data, join=join, store=store, name=name, capacity=capacity, domain=domain, always_on=always_on
+    )
     if invocation.json:
         document = {"id": str(made.id), "name": made.name, "store": made.store, "domain": made.domain}
         invocation.document({**document, "data": str(data), "coordinator": str(made.coordinator)})

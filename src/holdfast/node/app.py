@@ -14,6 +14,7 @@ from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.errors import HoldfastError
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
+from holdfast.node.bucket import BucketStore
 from holdfast.node.exchange_setup import make_exchange
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
@@ -43,6 +44,9 @@ HEARTBEAT_RETRY_S = 2.0
 TASK_RETRY_S = 10.0
 SCRUB_FIRST_S = 60.0
 PURGE_S = 600.0
+SWEEP_S = 3600.0
+COMPARE_SHARED_S = 6 * 3600.0
+"""How often a store that others fill too is compared with the ledger."""
 
 _log = logs.get_logger(__name__)
 
@@ -117,7 +121,7 @@ class Node:
             self.reconciler.unit,
             clock=clock,
             randomness=randomness,
-            interval_s=settings.reconcile_pause_s,
+            interval_s=COMPARE_SHARED_S,
             throttle_s=settings.reconcile_pause_s,
         )
         self._clock_worker = Worker(
@@ -135,13 +139,14 @@ class Node:
             interval=self._set_scrub_interval,
             period_s=settings.scrub_period_s,
         )
-        purge = TrashPurge(store, slow_time=lambda: slow_clock.read(clock), keep_s=settings.trash_s)
+        purge = TrashPurge(self.keeper, slow_time=lambda: slow_clock.read(clock), keep_s=settings.trash_s)
         self._scrub_worker = Worker(
             "scrub", self.scrub.unit, clock=clock, randomness=randomness, interval_s=SCRUB_FIRST_S, throttle_s=10.0
         )
         self._upkeep = [
             self._scrub_worker,
             Worker("trash", purge.unit, clock=clock, randomness=randomness, interval_s=PURGE_S),
+            Worker("sweep", self._sweep, clock=clock, randomness=randomness, interval_s=SWEEP_S),
         ]
         self.tasks = TaskRunner(
             identity=self.identity,
@@ -197,9 +202,8 @@ class Node:
         if not self.url:
             host = f"[{listener.host}]" if ":" in listener.host else listener.host
             self.url = f"{'https' if tls else 'http'}://{host}:{listener.port}"
-        if self.ledger.clean:
-            self.keeper.reconciled = True
-        else:
+        self.keeper.reconciled = self.ledger.clean
+        if not self.ledger.clean or not self.store.alone:
             self._reconcile_worker.start()
         self._clock_worker.start()
         for worker in self._upkeep:
@@ -306,6 +310,15 @@ class Node:
     async def _save_clock(self) -> Progress:
         self._slow_clock.read(self._clock)
         await self._pool.run(self._directory.save_clock, self._slow_clock)
+        return Progress.IDLE
+
+    async def _sweep(self) -> Progress:
+        """What cut-off puts left in a bucket goes; a disk store has swept its own when it was opened."""
+        if not isinstance(self.store, BucketStore):
+            return Progress.DONE
+        swept = await self.store.sweep()
+        if swept:
+            _log.info("bucket_swept", puts=swept)
         return Progress.IDLE
 
     def _wake_heart(self) -> None:

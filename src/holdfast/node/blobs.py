@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 
 from holdfast.auth.documents import sign
 from holdfast.auth.grants import Receipt
@@ -23,6 +24,7 @@ from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
 from holdfast.node.shelf import Shelf
+from holdfast.node.store import NodeFiles
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
 from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, StreamReply, parse_range
@@ -85,6 +87,9 @@ class BlobRoutes:
         return Reply(m.BlobStored(receipt=self._receipt(digest, size, sequence)), 201 if new else 200)
 
     def _receipt(self, digest: Digest, size: int, sequence: int) -> bytes:
+        """This node's word that the blob is durable; empty where the store cannot say so."""
+        if not self._keeper.store.traits.durable:
+            return b""
         receipt = Receipt(
             node=self._identity.id,
             store=self._store_id,
@@ -118,7 +123,7 @@ class BlobRoutes:
         self._exchange.served(call, entry, stop - start)
         return reply
 
-    async def _local(self, call: Call, entry: Entry) -> BytesReply | FileReply:
+    async def _local(self, call: Call, entry: Entry) -> BytesReply | FileReply | StreamReply:
         digest, size = entry.digest, entry.size
         range_ = parse_range(call.headers.get("range"), size)
         headers = {"repr-digest": content_digest(digest)}
@@ -135,7 +140,11 @@ class BlobRoutes:
                 return BytesReply(memoryview(data)[start:stop], size, range_, headers)
             if stop - start <= MEMORY_BYTES_MAX:
                 return BytesReply(await get_bytes(store, digest, Range(start, stop)), size, range_, headers)
-            return FileReply((await store.open_file(digest, size)).file, size, range_, headers)
+            if isinstance(store, NodeFiles):
+                return FileReply((await store.open_file(digest, size)).file, size, range_, headers)
+            stack = AsyncExitStack()
+            body = await stack.enter_async_context(store.get(digest, None if range_ is None else Range(*range_)))
+            return StreamReply(aiter(body), size, range_, headers, done=stack.aclose)
         except NotFound:
             await self._keeper.forget(digest)
             raise

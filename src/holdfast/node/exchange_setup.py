@@ -94,7 +94,7 @@ def make_exchange(
         is_peer=lambda id_: (peer := found.find(id_)) is not None and "registry" in peer.found,
         open_read=open_read,
     )
-    limit = settings.cache_bytes
+    limit = settings.cache_bytes if keeper.store.alone else 0  # others may want what we would give up
     if limit is None:
         space = keeper.store.space()
         limit = (space.free + space.used if space.capacity is None else space.capacity) // CACHE_PART

@@ -18,6 +18,7 @@ from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
 from holdfast.node.ledger import SHARED, Entry, Kept, Ledger
 from holdfast.node.store import NodeStore
+from holdfast.node.trash import TrashStore
 from holdfast.stores.disk import Verdict
 from holdfast.stores.protocol import Range, get_bytes
 
@@ -45,6 +46,16 @@ class Keeper:
         self._verifies_waiting = 0
         self.reconciled = False
         """Whether store and ledger are known to agree; until then a blob without a row is looked for in the store."""
+
+    @property
+    def asks_store(self) -> bool:
+        """Whether what has no row may be in the store all the same; in one that others fill, always."""
+        return not self.reconciled or not self.store.alone
+
+    @property
+    def rows_are_trash(self) -> bool:
+        """Whether a deleted blob stays in the store, and only its row says that it is in trash."""
+        return not isinstance(self.store, TrashStore)
 
     async def put(self, digest: Digest, size: int, vault: Id, body: AsyncIterable[Buffer]) -> tuple[int, bool]:
         """Keeps a pack of ``vault``; (write sequence, new) once blob and row are durable.
@@ -107,7 +118,7 @@ class Keeper:
         """Gives up a blob of the cache for good; the bytes freed, 0 if it is not in the cache any more."""
         async with self._alone(digest):
             entry = await self.ledger.find(digest)
-            if entry is None or not entry.here or entry.kept != "cache":
+            if entry is None or not entry.here or entry.kept != "cache" or not self.store.alone:
                 return 0
             self._removals += 1
             await self.ledger.remove(digest)
@@ -117,7 +128,7 @@ class Keeper:
     async def find(self, digest: Digest) -> Entry | None:
         """The row of a blob that is here, else None."""
         entry = await self.ledger.find(digest)
-        if (entry is None or not entry.here) and not self.reconciled:
+        if (entry is None or not entry.here) and self.asks_store:
             entry = await self.adopt(digest)
         return entry if entry is not None and entry.here else None
 
@@ -129,7 +140,7 @@ class Keeper:
     async def find_all(self, digests: Sequence[Digest]) -> dict[Digest, Entry]:
         """The rows of those that have one; before store and ledger agree, also of those that only the store has."""
         found = await self.ledger.find_all(digests)
-        if not self.reconciled:
+        if self.asks_store:
             missing = [digest for digest in dict.fromkeys(digests) if digest not in found or not found[digest].here]
             for digest, info in zip(missing, await self.store.stat(missing), strict=True):
                 if info is not None and (entry := await self.adopt(digest)) is not None:
@@ -140,19 +151,22 @@ class Keeper:
         """A blob that may be in the store without a row gets one; None if the store has no such blob."""
         async with self._alone(digest):
             entry = await self.ledger.find(digest)
-            if entry is not None and entry.here:
+            if entry is not None and (entry.here or (self.rows_are_trash and entry.trashed is not None)):
                 return entry
             info = (await self.store.stat([digest]))[0]
             if info is None:
                 return entry
             try:
                 vault = await self._vault(digest, info.size)
-                # The store is asked to put what it has: it then makes sure that the name is durable, too.
-                async with self.store.get(digest) as body:
-                    await self.store.put(digest, info.size, body)
+                if self.store.alone:
+                    # The store is asked to put what it has: it then makes sure that the name is durable, too.
+                    async with self.store.get(digest) as body:
+                        await self.store.put(digest, info.size, body)
             except NotFound:
                 return entry
-            await self.ledger.record(digest, info.size, vault, "unknown" if vault is None else "vault")
+            # What others put beside us is theirs to give up.
+            unowned: Kept = "unknown" if self.store.alone else "manifest"
+            await self.ledger.record(digest, info.size, vault, unowned if vault is None else "vault")
             return await self.ledger.find(digest)
 
     async def forget(self, digest: Digest) -> None:
@@ -197,16 +211,27 @@ class Keeper:
                     await self._gone(digest)
                     return "missing"
                 if verdict is Verdict.QUARANTINED:
-                    await self._gone(digest)
+                    await self._gone(digest, trashed=self._slow_time() if self.rows_are_trash else None)
                     return "quarantined"
                 await self.ledger.scrubbed(digest, self._slow_time())
                 return "ok"
         finally:
             self._verifies_waiting -= 1
 
-    async def _gone(self, digest: Digest) -> None:
+    async def purge(self, digest: Digest, before: float) -> int:
+        """Where rows are the trash: removes for good what went there before that second; the bytes, 0 if it did not."""
+        async with self._alone(digest):
+            entry = await self.ledger.find(digest)
+            if entry is None or entry.here or entry.trashed is None or entry.trashed >= before:
+                return 0
+            self._removals += 1
+            await self.store.discard([digest])
+            await self.ledger.remove(digest)
+            return entry.size
+
+    async def _gone(self, digest: Digest, *, trashed: float | None = None) -> None:
         self._removals += 1
-        entry = await self.ledger.remove(digest)
+        entry = await self.ledger.remove(digest, trashed=trashed)
         if entry is not None:
             _log.warning("blob_lost", digest=str(digest), size=entry.size)
         self._lost()

@@ -141,9 +141,13 @@ class Ledger:
         was written by a newer holdfast or the directory refuses.
         """
         ledger = cls(directory / "ledger.db", files=files, writer=writer, reader=reader)
-        await writer.run(ledger._start)
-        await reader.run(ledger._start_reading)
+        await ledger.start()
         return ledger
+
+    async def start(self) -> None:
+        """Reads or makes the file; ``open`` has done that already."""
+        await self._writer.run(self._start)
+        await self._reader.run(self._start_reading)
 
     # -- changes
 
@@ -346,6 +350,12 @@ class Ledger:
         return await self._select(
             "kept = ? AND kept IN ('manifest', 'cache') AND here = 1 AND sequence > ? ORDER BY sequence LIMIT ?",
             (kept, after, limit),
+        )
+
+    async def trashed(self, before: float, limit: int) -> list[Entry]:
+        """What lies in trash since before that second of the slow clock, the oldest first. Looks at every row."""
+        return await self._select(
+            "here = 0 AND trashed IS NOT NULL AND trashed < ? ORDER BY trashed LIMIT ?", (int(before), limit)
         )
 
     async def span(self, after: Digest | None, last: Digest | None) -> list[Entry]:

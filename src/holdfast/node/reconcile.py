@@ -1,7 +1,7 @@
 """Brings store and ledger together after a crash, or when the ledger was lost: page by page, while the node serves.
 
 Rows whose blob is missing are marked as gone; blobs without a row are adopted by what their header says. After a clean
-stop both agree already and nothing is read.
+stop both agree already and nothing is read. A store that others fill too is compared again and again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reconciler:
         self._after: Digest | None = None
 
     async def unit(self) -> Progress:
-        """Compares one page of the store with the ledger; DONE after the last."""
+        """Compares one page of the store with the ledger; DONE after the last, IDLE if others use the store too."""
         keeper = self._keeper
         held = await keeper.store.list(self._after, LIST_LIMIT_MAX)
         last = held[-1].digest if len(held) == LIST_LIMIT_MAX else None
@@ -41,6 +41,9 @@ class Reconciler:
             self._after = last
             return Progress.THROTTLED
         keeper.reconciled = True
+        self._after = None
         if self.adopted or self.missing:
-            _log.warning("ledger_reconciled", adopted=self.adopted, missing=self.missing)
-        return Progress.DONE
+            level = _log.warning if keeper.store.alone else _log.info
+            level("ledger_reconciled", adopted=self.adopted, missing=self.missing)
+            self.adopted = self.missing = 0
+        return Progress.DONE if keeper.store.alone else Progress.IDLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from holdfast.blob import Digest
 from holdfast.stores.disk import Verdict
@@ -12,7 +12,12 @@ from holdfast.stores.protocol import OpenFile, Store
 
 
 class NodeStore(Store, Protocol):
-    """A durable store under a node; ``stores.disk.DiskStore`` is one."""
+    """A store under a node: ``stores.disk.DiskStore``, or a bucket (``node.bucket``)."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody but this node puts and deletes there."""
+        ...
 
     @property
     def id(self) -> str:
@@ -26,14 +31,19 @@ class NodeStore(Store, Protocol):
 
     def space(self) -> StoreSpace: ...
 
-    async def open_file(self, digest: Digest, size: int | None = None) -> OpenFile:
-        """NotFound if it is not there; with ``size``, Corrupt if the file has another one."""
-        ...
-
     async def discard(self, digests: Sequence[Digest]) -> None:
         """As ``delete``, but for good: for what can be had again."""
         ...
 
     async def verify(self, digest: Digest) -> Verdict:
         """Re-reads and hashes; what is wrong is quarantined. NotFound if it is not there."""
+        ...
+
+
+@runtime_checkable
+class NodeFiles(Protocol):
+    """A store whose blobs are files here, which a server sends without reading them."""
+
+    async def open_file(self, digest: Digest, size: int | None = None) -> OpenFile:
+        """NotFound if it is not there; with ``size``, Corrupt if the file has another one."""
         ...

@@ -55,6 +55,9 @@ class Purged(NamedTuple):
 class DiskStore:
     """A store in a directory; make one with ``init``, then ``open`` it."""
 
+    alone = True
+    """Its lock sees to it that nobody else writes there."""
+
     def __init__(
         self,
         paths: Layout,

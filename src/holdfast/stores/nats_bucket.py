@@ -16,6 +16,8 @@ from holdfast.wire.network import Network
 
 STORE_ID = "holdfast-store"
 """The key of the store's id in the stream's metadata."""
+SERVED_BY = "holdfast-served-by"
+"""The key of who may serve the store in the stream's metadata: see ``claim``."""
 DUPLICATE_WINDOW_S = 120
 SCALE_POLL_S = 0.25
 MONITOR_S = 5.0
@@ -102,6 +104,19 @@ async def create(link: NatsLink, bucket: Bucket, replicas: int, randomness: Rand
         },
     )
     return store_id
+
+
+async def claim(link: NatsLink, bucket: Bucket, server: str) -> str:
+    """Writes down who serves the bucket unless that stands there already; what stands there then."""
+    found = await _info(link, bucket)
+    if found is None:
+        raise missing(bucket)
+    metadata = found["config"].get("metadata") or {}
+    if SERVED_BY not in metadata:
+        await _configure(link, "UPDATE", {**found["config"], "metadata": {**metadata, SERVED_BY: server}})
+        found = await _info(link, bucket) or found  # two at once: the last one stands, and each reads the same
+        metadata = found["config"].get("metadata") or {}
+    return str(metadata.get(SERVED_BY, ""))
 
 
 async def scale(

@@ -42,6 +42,7 @@ REQUESTS_AT_ONCE = 32
 STREAM_BYTES = 256 * 1024
 STALL_S = 30.0
 STORE_ID = "holdfast-store"
+SERVED_BY = "holdfast-served-by"
 _BLOBS = "blobs/"
 
 
@@ -90,6 +91,22 @@ class S3Store:
     @property
     def traits(self) -> Traits:
         return self._traits
+
+    async def claim(self, server: str) -> str:
+        """Writes down who serves the prefix unless that stands there already; what stands there then."""
+        self._check_open()
+        found = await _text(self._client, SERVED_BY, "asking who serves this store")
+        if found is None:
+            try:
+                with translated("writing down who serves this store"):
+                    await obstore.put_async(
+                        self._client, SERVED_BY, server.encode(), mode="create", use_multipart=False
+                    )
+            except Unavailable as error:
+                if not isinstance(error.__cause__, s3_errors.AlreadyExistsError):
+                    raise
+            found = await _text(self._client, SERVED_BY, "asking who serves this store")
+        return found or ""
 
     # -- put
 
@@ -342,10 +359,18 @@ def _digest(key: str) -> Digest | None:
 
 async def _store_id(client: Client, url: StoreUrl) -> str | None:
     try:
-        with translated(f"{url}"):
-            found = await obstore.get_async(client, STORE_ID)
+        return await _text(client, STORE_ID, f"{url}")
+    except BadConfig as error:
+        raise BadConfig(f"{url}: there is no bucket {url.host}; make it with the service's own tools") from error
+
+
+async def _text(client: Client, key: str, what: str) -> str | None:
+    """A small object's text, None if there is none; BadConfig without a bucket."""
+    try:
+        with translated(what):
+            found = await obstore.get_async(client, key)
             return bytes(await found.bytes_async()).decode("ascii", "replace").strip()
     except NotFound as error:
         if "NoSuchBucket" in str(error.__cause__):
-            raise BadConfig(f"{url}: there is no bucket {url.host}; make it with the service's own tools") from error
+            raise BadConfig(f"{what}: there is no such bucket") from error
         return None
