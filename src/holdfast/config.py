@@ -42,6 +42,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "client": ("holdfast.client.settings", "ClientSettings"),
     "node": ("holdfast.node.settings", "NodeSettings"),
     "coordinator": ("holdfast.coordinator.settings", "CoordinatorSettings"),
+    "outbox": ("holdfast.outbox.settings", "OutboxSettings"),
     "peers": ("holdfast.peers.settings", "PeersSettings"),
 }
 """config.toml's tables, and the class whose fields each sets."""
@@ -53,6 +54,11 @@ RENAMED = {
     ("peers", "cache_bytes"): "cache",
     ("client", "bwlimit_bytes"): "bwlimit",  # of one second
     ("node", "bwlimit_bytes"): "bwlimit",
+    ("outbox", "total_bytes_max"): "outbox_max",
+    ("outbox", "body_bytes_max"): "body_max",
+    ("outbox", "parallel"): "outbox_parallel",
+    ("outbox", "targets_parallel"): "outbox_targets",
+    ("outbox", "lease_s"): "outbox_lease",  # the coordinator has a lease of its own
 }
 """Settings whose name is not their field's without the unit."""
 

@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 from holdfast.assemble.homes import coordinator_urls, home_path, is_sealed, keep_urls
 from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.assemble.outboxes import outbox_door
 from holdfast.client import home as homes
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.index import Index
@@ -47,14 +48,17 @@ async def open_vault(
     ask: Callable[[], str | None] = lambda: None,
     coordinator: str | None = None,
     config: Config | None = None,
+    outbox: bool = True,
     machine: Machine = THIS_MACHINE,
 ) -> V:
     """The vault of a home; ``ask`` is asked for the passphrase of a sealed key file. Nothing is sent yet.
 
-    ``coordinator``: an address that is tried first. NotFound without a home, WrongPassphrase, BadConfig.
+    ``coordinator``: an address that is tried first. ``outbox``: writes that the network does not take are queued in the
+    home. NotFound without a home, WrongPassphrase, BadConfig.
     """
     path = home_path(home)
-    settings = (config or Config.load(path)).section(ClientSettings)
+    config = config or Config.load(path)
+    settings = config.section(ClientSettings)
     passphrase = ask() if is_sealed(path) else None
     pool = machine.pool(None, "vault")
     try:
@@ -76,10 +80,11 @@ async def open_vault(
         coordinators=Coordinators(
             http, member.coordinator, urls, timeout_s=settings.coordinator_s, keep=keep_urls(path, machine)
         ),
-        index=Index(found.index_path, machine.files, machine.pool(1, "index")),
+        index=Index(found.index_path, machine.files, machine.pool(1, "index"), machine.clock.now),
         pool=pool,
         clock=machine.clock,
         randomness=machine.randomness,
         files=machine.files,
         settings=settings,
+        outbox=outbox_door(path, found.device, http, config, pool, machine) if outbox else None,
     )

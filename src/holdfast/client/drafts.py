@@ -128,6 +128,8 @@ class Draft:
     record: bytes = b""
     keep: bytes = b""
     etag: Digest | None = None
+    queued: int = 0
+    """Its sequence in the outbox, if it went there."""
 
     def prepare(self, keys: VaultKeys, author: Id, nonce: bytes, carrier: Pending) -> bytes:
         """The plaintext of the ref chunk that goes into ``carrier``; a recipe elsewhere must be sealed by now."""

@@ -20,6 +20,8 @@ class Entry:
     """A name in the vault. ``size`` in bytes; ``mtime_ns`` since 1970; ``mode``: permission bits; ``target`` of a link.
 
     ``survive``: how many nodes may be lost, as the ref asks; ``etag`` and ``version`` identify this state of the name.
+    ``queued``: its sequence in the outbox, while it waits there, 0 else; ``conflict``: the network has something else
+    by now. ``seen``: when this device saw it last (seconds since 1970), if the coordinator did not answer, 0 else.
     """
 
     name: str
@@ -32,6 +34,9 @@ class Entry:
     target: str | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
     survive: int = 0
+    queued: int = 0
+    conflict: bool = False
+    seen: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,8 @@ class Progress:
 class PutSummary:
     """What a put did. ``bytes`` were read, ``new_bytes`` sealed and sent (counted once, not for each copy).
 
-    ``unchanged`` names were found as they are; ``failed``: (name, why) for each that was not stored.
+    ``unchanged`` names were found as they are; ``queued`` (of files, directories and links) went to the outbox;
+    ``failed``: (name, why) for each that was not stored.
     """
 
     files: int = 0
@@ -58,6 +64,7 @@ class PutSummary:
     bytes: int = 0
     new_bytes: int = 0
     unchanged: int = 0
+    queued: int = 0
     failed: list[tuple[str, HoldfastError]] = field(default_factory=list)
     entry: Entry | None = None
 
@@ -111,8 +118,8 @@ def kind_of(kind: RefKind) -> EntryKind | None:
     return _KINDS.get(kind)
 
 
-def entry_of(ref: Ref) -> Entry:
-    """An opened record that is no tombstone, as the SDK shows it."""
+def entry_of(ref: Ref, *, queued: int = 0, conflict: bool = False, seen: float = 0.0) -> Entry:
+    """An opened record that is no tombstone, as the SDK shows it, with the marks of ``Entry``."""
     said = ref.sealed.attributes
     return Entry(
         name=ref.sealed.path,
@@ -125,4 +132,7 @@ def entry_of(ref: Ref) -> Entry:
         target=said.target,
         meta=dict(said.meta),
         survive=ref.clear.survive,
+        queued=queued,
+        conflict=conflict,
+        seen=seen,
     )

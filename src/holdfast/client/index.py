@@ -31,8 +31,12 @@ _log = logs.get_logger(__name__)
 class Index:
     """One per vault and process; other processes may have the same file open. Use from one event loop."""
 
-    def __init__(self, path: Path | None, files: Files, pool: Pool) -> None:
-        """``pool`` has one worker, for this index alone; it is closed with the index. Nothing is opened yet."""
+    def __init__(self, path: Path | None, files: Files, pool: Pool, now: Callable[[], float] = lambda: 0.0) -> None:
+        """``pool`` has one worker, for this index alone; it is closed with the index. Nothing is opened yet.
+
+        ``now``: seconds since 1970.
+        """
+        self.now = now
         self._path = path
         self._files = files
         self._pool = pool
@@ -99,6 +103,10 @@ class Index:
         self._pool.close()
 
     def _remember(self, batch: Batch) -> None:
+        now = self.now()
+        batch.refs = {
+            tag: (parent, ref if ref.at else ref._replace(at=now)) for tag, (parent, ref) in batch.refs.items()
+        }
         for tag, (_, ref) in batch.refs.items():
             held = self._refs.get(tag)
             if held is None or held.version <= ref.version:

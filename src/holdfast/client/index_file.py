@@ -20,7 +20,7 @@ from holdfast.blob import Digest
 from holdfast.files import Files
 
 MAGIC = 0x68666978  # "hfix", SQLite's application id
-VERSION = 2
+VERSION = 3
 BUSY_MS = 5000
 CACHE_KIB = 8 << 10
 
@@ -34,7 +34,7 @@ CREATE TABLE chunks (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER 
 CREATE INDEX chunks_by_pack ON chunks (pack);
 CREATE TABLE contents (id BLOB PRIMARY KEY, pack INTEGER NOT NULL, place BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE refs (tag BLOB PRIMARY KEY, parent BLOB NOT NULL, version INTEGER NOT NULL, etag BLOB NOT NULL,
-    record BLOB NOT NULL, keep BLOB NOT NULL, mark BLOB NOT NULL) WITHOUT ROWID;
+    record BLOB NOT NULL, keep BLOB NOT NULL, mark BLOB NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX refs_by_parent ON refs (parent);
 CREATE TABLE forks (tag BLOB NOT NULL, etag BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (tag, etag)) WITHOUT ROWID;
 CREATE TABLE stats (directory BLOB NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -58,13 +58,17 @@ class ChunkPlace(NamedTuple):
 
 
 class SeenRef(NamedTuple):
-    """The newest record of a name that this device has seen. ``mark``: what made it, empty if not from here."""
+    """The newest record of a name that this device has seen. ``mark``: what made it, empty if not from here.
+
+    ``at``: seconds since 1970 when it was last known to be the present one, 0 for now.
+    """
 
     version: int
     etag: Digest
     record: bytes
     keep: bytes
     mark: bytes
+    at: float = 0.0
 
 
 class FileStat(NamedTuple):
@@ -169,20 +173,17 @@ class IndexFile:
     def refs(self, tags: Iterable[bytes]) -> dict[bytes, SeenRef]:
         """The newest records seen of those names."""
         found = {}
-        query = "SELECT version, etag, record, keep, mark FROM refs WHERE tag = ?"
+        query = "SELECT version, etag, record, keep, mark, at FROM refs WHERE tag = ?"
         for tag in tags:
             row = self._db.execute(query, (tag,)).fetchone()
             if row is not None:
-                found[tag] = SeenRef(row[0], Digest(row[1]), row[2], row[3], row[4])
+                found[tag] = SeenRef(row[0], Digest(row[1]), *row[2:])
         return found
 
     def refs_of(self, parent: bytes) -> dict[bytes, SeenRef]:
         """All names seen in a directory."""
-        query = "SELECT tag, version, etag, record, keep, mark FROM refs WHERE parent = ?"
-        return {
-            row[0]: SeenRef(row[1], Digest(row[2]), row[3], row[4], row[5])
-            for row in self._db.execute(query, (parent,))
-        }
+        query = "SELECT tag, version, etag, record, keep, mark, at FROM refs WHERE parent = ?"
+        return {row[0]: SeenRef(row[1], Digest(row[2]), *row[3:]) for row in self._db.execute(query, (parent,))}
 
     def marks_of(self, parent: bytes) -> dict[bytes, tuple[bytes, bytes]]:
         """tag -> (etag, mark) for a directory, without the records."""
@@ -224,6 +225,11 @@ class IndexFile:
         row = self._db.execute("SELECT value FROM state WHERE name = 'rebuilt'").fetchone()
         return None if row is None else int(row[0])
 
+    def survive(self) -> int | None:
+        """The network's ``survive`` as this device heard it last."""
+        row = self._db.execute("SELECT value FROM state WHERE name = 'survive'").fetchone()
+        return None if row is None else int(row[0])
+
     # --- written ------------------------------------------------------------------------------------------------------
 
     def write(self, batch: Batch) -> None:
@@ -257,11 +263,12 @@ class IndexFile:
             [(id_, number(pack), place) for id_, pack, place in batch.contents],
         )
         db.executemany(
-            "INSERT INTO refs VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tag) DO UPDATE SET version = excluded.version, "
-            "etag = excluded.etag, record = excluded.record, keep = excluded.keep, mark = excluded.mark "
+            "INSERT INTO refs VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tag) DO UPDATE SET "
+            "version = excluded.version, etag = excluded.etag, record = excluded.record, keep = excluded.keep, "
+            "mark = excluded.mark, at = excluded.at "
             "WHERE excluded.version >= version",
             [
-                (tag, parent, ref.version, bytes(ref.etag), ref.record, ref.keep, ref.mark)
+                (tag, parent, ref.version, bytes(ref.etag), ref.record, ref.keep, ref.mark, ref.at)
                 for tag, (parent, ref) in batch.refs.items()
             ],
         )
@@ -288,6 +295,9 @@ class IndexFile:
     def set_rebuilt(self, again: int) -> None:
         """All packs were listed; ``again``: when to look for those that could not be read (seconds), 0 if none."""
         self._db.execute("INSERT OR REPLACE INTO state VALUES ('rebuilt', ?)", (again,))
+
+    def set_survive(self, survive: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO state VALUES ('survive', ?)", (survive,))
 
     def add_fork(self, tag: bytes, etag: Digest, record: bytes) -> None:
         """Another record of the same version: kept, so that a person can compare."""

@@ -28,6 +28,8 @@ from holdfast.wire import routes
 
 PLACES_IN_MEMORY = 4096
 RECORDS_INLINE_MAX = 8
+SEEN_AGAIN_S = 60.0
+"""A record that is still the present one is written down as seen again after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class Found:
     keep: bytes
     places: dict[Digest, list[m.NodeAddress]]
     cached: bool = False
+    seen: float = 0.0
+    """When a cached one was last known to be the present one, seconds since 1970."""
+    queued: int = 0
+    """Its sequence in the outbox, while it is there only."""
+    conflict: bool = False
+    """It is queued, and the network has something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +309,8 @@ class Names:
             if seen is None or version > seen.version or (keep and not seen.keep):
                 mark = b"" if seen is None or seen.etag != ref.etag else seen.mark
                 batch.refs[tag] = (ref.clear.parent_tag, SeenRef(version, ref.etag, record, keep, mark))
+            elif self._index.now() - seen.at > SEEN_AGAIN_S:
+                batch.refs[tag] = (ref.clear.parent_tag, seen._replace(at=0.0))
         if batch.refs:
             await self._index.later(batch)
 
@@ -314,7 +324,7 @@ class Names:
             digest: [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders]
             for digest, holders in rows.items()
         }
-        return Found(ref, seen.record, seen.keep, held, cached=True)
+        return Found(ref, seen.record, seen.keep, held, cached=True, seen=seen.at)
 
 
 def places(packs: Sequence[m.PackPlaces], nodes: Sequence[m.NodeAddress]) -> dict[Digest, list[m.NodeAddress]]:

@@ -8,7 +8,6 @@ run one after another, while later packs are filled and sent, and take all that 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -16,6 +15,7 @@ from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.blob import DIGEST_BYTES, Buffer, Digest
 from holdfast.client import limits
+from holdfast.client.commit_request import commit_request, receipts_of
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.drafts import (
     Chunk,
@@ -295,20 +295,24 @@ class Uploader:
     async def _deliver(self, pending: Pending) -> None:
         state = self._state(pending)
         try:
-            sent = await self._sender.send(pending.digest, pending.data, self._plans)
+            await self._store(pending)
         except HoldfastError as error:
             state.error = error
             for placed in state.placed:
                 self._fresh.pop(placed.id, None)
         else:
             state.sent = True
-            self.new_bytes += sent.size
-            self._sent[sent.digest] = (pending, sent)
+            self.new_bytes += len(pending.data)
         finally:
             pending.release()
         self._advance()
         if len(self._sent) >= REGISTER_PACKS and self._registering is None:
             self._registering = self._spawn(self._register())
+
+    async def _store(self, pending: Pending) -> None:
+        """Returns when the pack is where it belongs, durable."""
+        sent = await self._sender.send(pending.digest, pending.data, self._plans)
+        self._sent[sent.digest] = (pending, sent)
 
     async def _register(self) -> None:
         """Packs without a commit so far get a lease, so that nothing of a long put is lost when it is interrupted."""
@@ -319,7 +323,7 @@ class Uploader:
                     routes.REGISTER,
                     m.RegisterRequest(
                         vault=self.keys.vault,
-                        packs=[_receipts(sent) for _, sent in some],
+                        packs=[receipts_of(sent) for _, sent in some],
                         copies=self._copies,
                         allow_degraded=self._allow_degraded,
                     ),
@@ -438,23 +442,20 @@ class Uploader:
         known = {digest for keep in keeps for digest in refs.parse_keep_list(keep)} - new.keys()
         if large:
             known.clear()  # the keep list names them too
-        etags = b"".join(refs.etag(draft.record) for draft in drafts)
-        epoch, commit = self._heard()
         answer = await self._coordinators.ask(
             routes.COMMIT,
-            m.CommitRequest(
-                vault=self.keys.vault,
-                packs=[_receipts(sent) for _, sent in new.values()],
-                known=sorted(known)[: m.HAS_DIGESTS_MAX],
-                keeps=keeps,
-                groups=[
+            commit_request(
+                self.keys.vault,
+                self._device,
+                [
                     [m.RefChange(record=draft.record, ancestor=draft.ancestor) for draft in group.drafts]
                     for group in groups
                 ],
+                new=[receipts_of(sent) for _, sent in new.values()],
+                known=list(known),
+                keeps=keeps,
                 allow_degraded=self._allow_degraded,
-                signature=self._device.sign(hashlib.sha256(etags).digest()),
-                epoch=epoch,
-                commit=commit,
+                heard=self._heard(),
             ),
             first_byte_s=self._settings.coordinator_s,
         )
@@ -556,7 +557,3 @@ class Uploader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _receipts(sent: Sent) -> m.PackReceipts:
-    return m.PackReceipts(digest=sent.digest, size=sent.size, receipts=list(sent.receipts))

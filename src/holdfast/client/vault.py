@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeVar
 
+from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
 from holdfast.client.content import ContentReader
+from holdfast.client.content_here import ContentHere
 from holdfast.client.coordinators import Coordinators
+from holdfast.client.deliver import RefDelivery
 from holdfast.client.drafts import Draft, Rule
 from holdfast.client.entries import (
     Entry,
@@ -36,9 +40,14 @@ from holdfast.client.latency import Latency
 from holdfast.client.local import Excludes, look
 from holdfast.client.move import Mover
 from holdfast.client.names import Found, Names
+from holdfast.client.names_here import NamesHere
+from holdfast.client.offline import OfflineWrites
+from holdfast.client.outbox_door import OutboxDoor
 from holdfast.client.plans import Plans
 from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
 from holdfast.client.put_tree import TreePutter
+from holdfast.client.queued_names import QueuedNames
+from holdfast.client.queueing import QueueingUploader, UnsentIndex
 from holdfast.client.remove import Remover
 from holdfast.client.restore import Restorer, trash_below
 from holdfast.client.settings import ClientSettings
@@ -49,8 +58,10 @@ from holdfast.codec import paths, refs
 from holdfast.codec.keys import VaultKeys
 from holdfast.codec.pack import PACK_BYTES_MAX, padded_size
 from holdfast.codec.refs import RefKind
-from holdfast.errors import BadRequest, Conflict, NotFound, TooLarge, Unavailable
+from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, TooLarge, Unavailable
 from holdfast.files import Files
+from holdfast.outbox.delivery import Done, Summary
+from holdfast.outbox.outbox import Outbox
 from holdfast.pool import Pool
 from holdfast.wire import routes
 from holdfast.wire.http import HttpClient
@@ -64,6 +75,12 @@ LARGE_BYTES = 1 << 20
 """A put of more than this is worth a moment's waiting for the index."""
 
 ProgressCallback = Callable[[Progress], None]
+QueuedCallback = Callable[[HoldfastError | None], None]
+"""Hears that a write went to the outbox, and why; None: because it was asked for, or because earlier ones wait."""
+
+T = TypeVar("T")
+
+_log = logs.get_logger(__name__)
 
 
 class Vault:
@@ -83,8 +100,11 @@ class Vault:
         randomness: Randomness,
         files: Files,
         settings: ClientSettings | None = None,
+        outbox: OutboxDoor | None = None,
     ) -> None:
-        """``certificate``: the device's, countersigned. ``http``, ``index`` and ``pool`` are closed with it."""
+        """``certificate``: the device's, countersigned. ``outbox``: where writes go that the network does not take;
+        without it they are errors. It is closed with the vault, and so are ``http``, ``index`` and ``pool``.
+        """
         self.id = keys.vault
         self.settings = settings or ClientSettings()
         self.coordinators = coordinators
@@ -104,6 +124,12 @@ class Vault:
         )
         self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
         self._rebuild = IndexRebuild(keys, self._names, self._reader, index, pool, clock)
+        self._door = outbox
+        self._queued = QueuedNames(keys, outbox)
+        self._here = NamesHere(keys, coordinators, index, pool, self._queued)
+        self._content_here = ContentHere(keys, self._reader, self._here, pool, self.settings, self._queued)
+        self._offline = None if outbox is None else self._wired(outbox)
+        self._plans: dict[tuple[int | None, bool], Plans] = {}
         self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
         self._policy: tuple[float, int] | None = None
         self._directories: dict[str, float] = {}
@@ -122,8 +148,12 @@ class Vault:
         if self._closed:
             return
         self._closed = True
+        if self._door is not None:
+            await self._door.close()
         for uploader in self._uploaders.values():
             await uploader.close()
+        for plans in self._plans.values():
+            await plans.close()
         await self._rebuild.close()
         await self._reader.close()
         await self._index.close()
@@ -147,20 +177,30 @@ class Vault:
         chunk_bytes: int | None = None,
         mode: int = FILE_MODE,
         mtime_ns: int | None = None,
+        offline: bool | None = None,
+        on_queued: QueuedCallback | None = None,
         progress: ProgressCallback | None = None,
     ) -> Entry:
         """Stores one file; returns when it is durable on ``survive + 1`` nodes and its name is committed.
+
+        Or when it is durable in the outbox, which delivers it later: if the network does not answer, or with
+        ``offline`` at once, and never with ``offline`` False (then Unavailable). The entry's ``queued`` says so, and
+        ``on_queued`` hears of it. A stream that the network took a part of cannot be queued any more.
 
         A path gives its own mode and time; ``mode`` and ``mtime_ns`` (default: now) are for other sources. Exists with
         ``no_clobber``, Conflict with ``if_match``, TooFewNodes when the network has fewer nodes than copies asked.
         """
         path = paths.normalise(name)
-        options = await self._options(
-            survive=survive, no_clobber=no_clobber, if_match=if_match, meta=meta, dedup=dedup, reread=reread,
-            chunk_bytes=chunk_bytes,
-        )  # fmt: skip
-        uploader = await self._uploader(survive, allow_degraded, options.chunk_bytes)
+        stamp = int(self._clock.now() * 1e9) if mtime_ns is None else mtime_ns
+        total: int | None = None
         read = 0
+        begun = False
+
+        async def watched(stream: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
+            nonlocal begun
+            async for piece in stream:
+                begun = True
+                yield piece
 
         def counted(count: int, name: str) -> None:
             nonlocal read
@@ -168,27 +208,49 @@ class Vault:
             if progress is not None:
                 progress(Progress(0, 1, read, total, name))
 
-        total: int | None = None
-        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
-        above = self._missing_directories(path)
-        uploader.active += 1
-        try:
-            if isinstance(source, Path):
-                local = await self._pool.run(look, source.resolve())
-                if stat.S_ISDIR(local.stat.st_mode):
-                    raise BadRequest(f"{source} is a directory; put_tree stores directories")
-                total = local.stat.st_size
-            elif isinstance(source, bytes | bytearray | memoryview):
-                total = len(source)
-            await self._index_rebuilt(large=total is None or total > LARGE_BYTES)
-            if isinstance(source, Path):
-                draft = await putter.put_path(source.resolve(), path, options, above)
-            else:
-                stamp = int(self._clock.now() * 1e9) if mtime_ns is None else mtime_ns
-                draft = await putter.put_stream(source, path, options, above, mode=mode, mtime_ns=stamp)
-        finally:
-            uploader.active -= 1
-        self._know_directories(above)
+        if isinstance(source, Path):
+            local = await self._pool.run(look, source.resolve())
+            if stat.S_ISDIR(local.stat.st_mode):
+                raise BadRequest(f"{source} is a directory; put_tree stores directories")
+            total = local.stat.st_size
+            source = source.resolve()
+        elif isinstance(source, bytes | bytearray | memoryview):
+            total = len(source)
+        else:
+            source = watched(source)
+
+        async def options(ask: bool) -> PutOptions:
+            return await self._options(
+                survive=survive, no_clobber=no_clobber, if_match=if_match, meta=meta, dedup=dedup, reread=reread,
+                chunk_bytes=chunk_bytes, ask=ask,
+            )  # fmt: skip
+
+        async def online() -> Draft:
+            how = await options(True)
+            uploader = await self._uploader(survive, allow_degraded, how.chunk_bytes)
+            putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
+            above = self._missing_directories(path)
+            uploader.active += 1
+            try:
+                await self._index_rebuilt(large=total is None or total > LARGE_BYTES)
+                if isinstance(source, Path):
+                    draft = await putter.put_path(source, path, how, above)
+                else:
+                    draft = await putter.put_stream(source, path, how, above, mode=mode, mtime_ns=stamp)
+            finally:
+                uploader.active -= 1
+            self._know_directories(above)
+            return draft
+
+        async def queue(writes: OfflineWrites) -> Draft:
+            nonlocal read
+            read = 0
+            return await writes.put(
+                source, path, await options(False), allow_degraded=allow_degraded, mode=mode, mtime_ns=stamp,
+                counted=counted,
+            )  # fmt: skip
+
+        draft = await self._write([path], offline, online, queue, on_queued, lambda: not begun)
         if progress is not None:
             progress(Progress(1, 1, read, total if total is not None else read, path))
         return _entry(draft)
@@ -208,12 +270,15 @@ class Vault:
         chunk_bytes: int | None = None,
         exclude: Sequence[str] = (),
         dry_run: bool = False,
+        offline: bool | None = None,
+        on_queued: QueuedCallback | None = None,
         progress: ProgressCallback | None = None,
     ) -> PutSummary:
         """Stores files, directories with all in them, and links as links.
 
         One source is stored as ``name`` (default: its base name); several into the directory ``name`` (default: the
         root). What fails is in the summary and does not stop the rest. ``dry_run`` only says what would be stored.
+        ``offline`` and ``on_queued`` as for ``put``: what the network did not take is queued.
         """
         if if_match is not None and len(sources) != 1:
             raise BadRequest("if_match is for one file")
@@ -223,14 +288,11 @@ class Vault:
         if if_match is not None:
             entry = await self.put(
                 sources[0], given[0][1], survive=survive, allow_degraded=allow_degraded, if_match=if_match, meta=meta,
-                dedup=dedup, reread=reread, chunk_bytes=chunk_bytes, progress=progress,
+                dedup=dedup, reread=reread, chunk_bytes=chunk_bytes, offline=offline, on_queued=on_queued,
+                progress=progress,
             )  # fmt: skip
-            return PutSummary(files=1, bytes=entry.size, entry=entry)
-        options = await self._options(
-            survive=survive, no_clobber=no_clobber, if_match=None, meta=meta, dedup=dedup, reread=reread,
-            chunk_bytes=chunk_bytes, ask=not dry_run,
-        )  # fmt: skip
-        uploader = await self._uploader(survive, allow_degraded, options.chunk_bytes)
+            return PutSummary(files=1, bytes=entry.size, queued=int(entry.queued > 0), entry=entry)
+        excludes = Excludes((*self.settings.excludes, *exclude))
         files = read = 0
 
         def say(name: str) -> None:
@@ -247,18 +309,44 @@ class Vault:
             files += 1
             say(name)
 
-        putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
-        tree = TreePutter(putter, self._files, self._pool, self._clock.now, self._names.clear_listing, done)
-        if not dry_run:
-            await self._index_rebuilt(large=await self._pool.run(_is_large, sources))
-        before = uploader.new_bytes
-        uploader.active += 1
-        try:
-            summary = await tree.put(given, options, Excludes((*self.settings.excludes, *exclude)), dry_run=dry_run)
-        finally:
-            uploader.active -= 1
-        summary.new_bytes = uploader.new_bytes - before
-        return summary
+        async def options(ask: bool) -> PutOptions:
+            return await self._options(
+                survive=survive, no_clobber=no_clobber, if_match=None, meta=meta, dedup=dedup, reread=reread,
+                chunk_bytes=chunk_bytes, ask=ask,
+            )  # fmt: skip
+
+        async def online() -> PutSummary:
+            how = await options(not dry_run)
+            uploader = await self._uploader(survive, allow_degraded, how.chunk_bytes)
+            putter = FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self._seen)
+            tree = TreePutter(putter, self._files, self._pool, self._clock.now, self._names.clear_listing, done)
+            if not dry_run:
+                await self._index_rebuilt(large=await self._pool.run(_is_large, sources))
+            before = uploader.new_bytes
+            uploader.active += 1
+            try:
+                summary = await tree.put(given, how, excludes, dry_run=dry_run)
+            finally:
+                uploader.active -= 1
+            summary.new_bytes = uploader.new_bytes - before
+            return summary
+
+        async def queue(writes: OfflineWrites) -> PutSummary:
+            return await writes.put_tree(
+                given, await options(False), excludes, allow_degraded=allow_degraded, counted=counted, done=done
+            )
+
+        if dry_run:
+            return await online()
+        summary = await self._write([path for _, path in given], offline, online, queue, on_queued)
+        away = [error for _, error in summary.failed if isinstance(error, Unavailable)]
+        if summary.queued or not away or offline is False or self._offline is None:
+            return summary
+        rest = await queue(self._offline)  # what stands already is unchanged now
+        if rest.queued and on_queued is not None:
+            on_queued(away[0])
+        failed = [one for one in summary.failed if not isinstance(one[1], Unavailable)]
+        return _joined(summary, rest, failed)
 
     # --- get ----------------------------------------------------------------------------------------------------------
 
@@ -290,9 +378,10 @@ class Vault:
         found = await self._find(name, version, fresh)
         if found.ref.clear.kind is RefKind.FILE:
             total = found.ref.sealed.attributes.size
-        getter = Getter(self._names, self._content, self._files, self._pool, force=force, progressed=progressed)
+        names, content = (self._names, self._content) if fresh else (self._here, self._content_here)
+        getter = Getter(names, content, self._files, self._pool, force=force, progressed=progressed)
         await getter.get(found, target)
-        return entry_of(found.ref)
+        return _entry_found(found)
 
     async def stream(
         self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
@@ -304,7 +393,7 @@ class Vault:
         if start < 0 or (stop is not None and stop < start):
             raise BadRequest(f"bytes {start} to {stop} make no range")
         found = await self._find_file(name, version, fresh)
-        async for piece in self._content.stream(found, start, stop):
+        async for piece in self._content_here.stream(found, start, stop):
             yield piece
 
     async def read(
@@ -317,7 +406,7 @@ class Vault:
         size = found.ref.sealed.attributes.size
         if min(size, size if stop is None else stop) - start > READ_BYTES_MAX:
             raise TooLarge(f"more than {READ_BYTES_MAX} bytes at once; stream() has no limit")
-        parts = [bytes(piece) async for piece in self._content.stream(found, start, stop)]
+        parts = [bytes(piece) async for piece in self._content_here.stream(found, start, stop)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -329,53 +418,69 @@ class Vault:
         """
         top = paths.normalise(directory) if directory else ""
         if top:
-            found = await self._names.find(top, fresh=fresh)
+            found = await self._find(top, None, fresh)
             if found.ref.clear.kind is not RefKind.DIRECTORY:
                 raise BadRequest(f"{top!r} is a {found.ref.clear.kind.name.lower()}, not a directory")
         waiting = [top]
         while waiting:
             inside = waiting.pop()
             folders: list[str] = []
-            begun = False
             try:
-                async for page, _ in self._names.listing(inside):
-                    begun = True
-                    for entry in _sorted([ref for ref, _ in page]):
+                async for page in self._marked(inside, fresh):
+                    for entry in sorted(page, key=lambda entry: entry.name):
                         if entry.kind == "directory":
                             folders.append(entry.name)
                         yield entry
             except Unavailable:
-                if fresh or begun:
+                if fresh or inside == top:
                     raise
-                seen = await self._names.seen_in(inside)
-                if not seen and inside == top:
-                    raise
-                for entry in _sorted(seen):
-                    if entry.kind == "directory":
-                        folders.append(entry.name)
-                    yield entry
             if recursive:
                 waiting.extend(sorted(folders, reverse=True))
 
+    async def _marked(self, inside: str, fresh: bool) -> AsyncIterator[Sequence[Entry]]:
+        if fresh:
+            async for found, _ in self._names.listing(inside):
+                yield [entry_of(ref) for ref, _ in found]
+            return
+        async for page in self._here.marked(inside):
+            yield [entry_of(one.ref, queued=one.queued, conflict=one.conflict, seen=one.seen) for one in page]
+
     async def stat(self, name: str, *, version: int | None = None, fresh: bool = False) -> Entry:
         """What the vault says of a name; NotFound."""
-        return entry_of((await self._find(name, version, fresh)).ref)
+        return _entry_found(await self._find(name, version, fresh))
 
-    async def delete(self, name: str, *, recursive: bool = False, if_match: Digest | None = None) -> int:
+    async def delete(
+        self,
+        name: str,
+        *,
+        recursive: bool = False,
+        if_match: Digest | None = None,
+        offline: bool | None = None,
+        on_queued: QueuedCallback | None = None,
+    ) -> int:
         """Removes a name (with ``recursive`` all below it); returns how many. History keeps them for a while.
 
         NotFound; Conflict for a directory that is not empty, or with ``if_match``. May be repeated after a failure.
+        ``offline`` and ``on_queued`` as for ``put``; offline only what this device knows can be removed.
         """
         path = paths.normalise(name)
-        options = await self._options(if_match=if_match)
-        uploader = await self._uploader(None, True, options.chunk_bytes)
-        uploader.active += 1
-        try:
-            removed = await Remover(self._names, uploader, self._clock.now).remove(
-                path, recursive=recursive, if_match=if_match, survive=options.survive
-            )
-        finally:
-            uploader.active -= 1
+
+        async def online() -> int:
+            options = await self._options(if_match=if_match)
+            uploader = await self._uploader(None, True, options.chunk_bytes)
+            uploader.active += 1
+            try:
+                return await Remover(self._names, uploader, self._clock.now).remove(
+                    path, recursive=recursive, if_match=if_match, survive=options.survive
+                )
+            finally:
+                uploader.active -= 1
+
+        async def queue(writes: OfflineWrites) -> int:
+            options = await self._options(if_match=if_match, ask=False)
+            return await writes.delete(path, options, recursive=recursive, if_match=if_match)
+
+        removed = await self._write([path], offline, online, queue, on_queued)
         self._directories.clear()
         return removed
 
@@ -387,6 +492,8 @@ class Vault:
         no_clobber: bool = False,
         if_match: Digest | None = None,
         allow_degraded: bool = False,
+        offline: bool | None = None,
+        on_queued: QueuedCallback | None = None,
         progress: ProgressCallback | None = None,
     ) -> MoveSummary:
         """Gives a name, and all below it, another name; nothing is sent but the names. Version and history stay behind.
@@ -394,11 +501,9 @@ class Vault:
         A file or link moves in one step, a directory name by name: after a failure call it again. What is there under
         the new name is replaced as ``put`` replaces it: Exists with ``no_clobber``, Conflict with ``if_match`` or where
         one is a directory and the other is not. NotFound; Conflict when the old name is changed meanwhile.
+        ``offline`` and ``on_queued`` as for ``put``; offline only what this device knows can be moved.
         """
         source, target = paths.normalise(old), paths.normalise(new)
-        options = await self._options(no_clobber=no_clobber, if_match=if_match)
-        uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
-        above = self._missing_directories(target)
         moved = 0
 
         def count(name: str) -> None:
@@ -407,13 +512,22 @@ class Vault:
             if progress is not None:
                 progress(Progress(moved, None, 0, None, name))
 
-        uploader.active += 1
-        try:
-            mover = Mover(self._names, self._content, uploader, options, self._clock.now, count)
-            names = await mover.move(source, target, above)
-        finally:
-            uploader.active -= 1
-            self._directories.clear()
+        async def online() -> int:
+            options = await self._options(no_clobber=no_clobber, if_match=if_match)
+            uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
+            uploader.active += 1
+            try:
+                mover = Mover(self._names, self._content, uploader, options, self._clock.now, count)
+                return await mover.move(source, target, self._missing_directories(target))
+            finally:
+                uploader.active -= 1
+                self._directories.clear()
+
+        async def queue(writes: OfflineWrites) -> int:
+            options = await self._options(no_clobber=no_clobber, if_match=if_match, ask=False)
+            return await writes.move(source, target, options, allow_degraded=allow_degraded, moved=count)
+
+        names = await self._write([source, target], offline, online, queue, on_queued)
         return MoveSummary(names, await self.stat(target))
 
     async def restore(
@@ -488,13 +602,127 @@ class Vault:
         """
         return await self._rebuild.run(progress or (lambda _: None))
 
+    # --- outbox -------------------------------------------------------------------------------------------------------
+
+    async def outbox(self) -> Outbox | None:
+        """What waits to be delivered, None if this home never had to queue anything."""
+        return None if self._door is None else await self._door.found()
+
+    async def flush(self, progress: Callable[[Done], None] | None = None) -> Summary:
+        """Tries to deliver all that waits, once; see ``Outbox.flush``. Nothing to do without an outbox."""
+        outbox = await self.outbox()
+        return Summary() if outbox is None else await outbox.flush(progress, now=True)
+
+    async def watch(self, progress: Callable[[Done], None] | None = None) -> None:
+        """Delivers until it is cancelled; see ``Outbox.watch``. Unavailable for a vault without an outbox."""
+        if self._door is None:
+            raise Unavailable("this vault has no outbox")
+        await (await self._door.open()).watch(progress)
+
+    async def _write(
+        self,
+        names: Sequence[str],
+        offline: bool | None,
+        online: Callable[[], Awaitable[T]],
+        queue: Callable[[OfflineWrites], Awaitable[T]],
+        on_queued: QueuedCallback | None,
+        may_queue: Callable[[], bool] = lambda: True,
+    ) -> T:
+        """``online()``, or ``queue(...)`` if the network does not answer or earlier writes of these names wait."""
+        writes = self._offline
+        trouble: Unavailable | None = None
+        if writes is None or offline is False:
+            if offline:
+                raise Unavailable("this vault has no outbox")
+            return await online()
+        if not offline and not await self._stand_behind(names):
+            try:
+                return await online()
+            except Unavailable as error:
+                if not may_queue():
+                    raise
+                trouble = error
+        try:
+            done = await queue(writes)
+        except NotFound:
+            if trouble is not None:
+                raise trouble from None
+            raise
+        if on_queued is not None:
+            on_queued(trouble)
+        return done
+
+    async def _stand_behind(self, names: Sequence[str]) -> bool:
+        """Do writes of these names, or below them, wait although they were tried just now? Then the order is kept."""
+        if not await self._waits(names):
+            return False
+        try:
+            await self.flush()
+        except HoldfastError as error:
+            _log.warning("outbox_not_flushed", reason=error.detail)
+        return await self._waits(names)
+
+    async def _waits(self, names: Sequence[str]) -> bool:
+        for name in names:
+            if await self._queued.waits(name) or await self._queued.below(name):
+                return True
+        return False
+
+    def _wired(self, door: OutboxDoor) -> OfflineWrites:
+        """The outbox delivers refs with the parts of this vault."""
+        delivery = RefDelivery(
+            keys=self._keys,
+            device=self._device,
+            coordinators=self.coordinators,
+            names=self._names,
+            content=self._content,
+            sender=self._sender,
+            plans=self._plans_for,
+            index=self._index,
+            pool=self._pool,
+            heard=self._heard,
+            door=door,
+            content_bytes_max=door.body_bytes_max,
+            commit_s=self.settings.coordinator_s,
+        )
+        door.deliver("ref", delivery)
+
+        async def make(
+            outbox: Outbox, index: UnsentIndex, options: PutOptions, allow_degraded: bool
+        ) -> QueueingUploader:
+            copies = None if options.asked_survive is None else options.asked_survive + 1
+            return QueueingUploader(
+                outbox, names, **self._uploader_words(copies, allow_degraded, options.chunk_bytes) | {"index": index}
+            )
+
+        names = NamesHere(self._keys, self.coordinators, self._index, self._pool, self._queued, offline=True)
+        return OfflineWrites(
+            keys=self._keys,
+            door=door,
+            names=names,
+            content=self._content_here,
+            index=self._index,
+            make=make,
+            files=self._files,
+            pool=self._pool,
+            clock=self._clock,
+            randomness=self._randomness,
+        )
+
+    def _plans_for(self, copies: int | None, allow_degraded: bool) -> Plans:
+        """Places for packs of the outbox."""
+        found = self._plans.get((copies, allow_degraded))
+        if found is None:
+            found = self._plans[copies, allow_degraded] = self._make_plans(copies, allow_degraded, PACK_BYTES_MAX)
+        return found
+
     # --- within -------------------------------------------------------------------------------------------------------
 
     async def _find(self, name: str, version: int | None, fresh: bool) -> Found:
         path = paths.normalise(name)
         if version is not None:
             return await self._names.at_version(path, version)
-        return await self._names.find(path, fresh=fresh)
+        return await (self._names if fresh else self._here).find(path, fresh=fresh)
 
     async def _find_file(self, name: str, version: int | None, fresh: bool) -> Found:
         found = await self._find(name, version, fresh)
@@ -527,7 +755,7 @@ class Vault:
         if survive is not None and not 0 <= survive <= 64:
             raise BadRequest(f"survive is a number from 0 to 64, not {survive}")
         return PutOptions(
-            survive=survive if survive is not None else await self._policy_survive() if ask else 0,
+            survive=survive if survive is not None else await self._policy_survive(ask),
             asked_survive=survive,
             rule=rule,
             if_match=if_match,
@@ -537,11 +765,16 @@ class Vault:
             chunk_bytes=chunk_bytes or self.settings.chunk_bytes,
         )
 
-    async def _policy_survive(self) -> int:
-        """The network's ``survive``; asked once a minute at most."""
+    async def _policy_survive(self, ask: bool) -> int:
+        """The network's ``survive``; asked once a minute at most, or what was heard last (0: the network decides)."""
+        if not ask:
+            return await self._index.run(lambda file: file.survive()) or 0
         now = self._clock.monotonic()
         if self._policy is None or now - self._policy[0] > POLICY_S:
-            self._policy = (now, (await self.coordinators.ask(routes.POLICY)).survive)
+            survive = (await self.coordinators.ask(routes.POLICY)).survive
+            if self._policy is None or self._policy[1] != survive:
+                await self._index.run(lambda file: file.set_survive(survive))
+            self._policy = (now, survive)
         return self._policy[1]
 
     async def _uploader(self, survive: int | None, allow_degraded: bool, chunk_bytes: int) -> Uploader:
@@ -556,8 +789,32 @@ class Vault:
         for other in idle if len(self._uploaders) >= UPLOADERS_MAX or found is not None else ():
             if other == key or len(self._uploaders) >= UPLOADERS_MAX:
                 await self._uploaders.pop(other).close()
-        size_max = min(padded_size(self.settings.pack_bytes + key[2] + (4 << 20)), PACK_BYTES_MAX)
-        plans = Plans(
+        made = self._uploaders[key] = Uploader(**self._uploader_words(copies, allow_degraded, key[2]))
+        return made
+
+    def _uploader_words(self, copies: int | None, allow_degraded: bool, chunk_bytes: int) -> dict[str, Any]:
+        """What every uploader of this vault is made of."""
+        chunk_bytes = max(chunk_bytes, self.settings.chunk_bytes)
+        size_max = min(padded_size(self.settings.pack_bytes + chunk_bytes + (4 << 20)), PACK_BYTES_MAX)
+        return {
+            "keys": self._keys,
+            "device": self._device,
+            "coordinators": self.coordinators,
+            "sender": self._sender,
+            "plans": self._make_plans(copies, allow_degraded, size_max),
+            "index": self._index,
+            "pool": self._pool,
+            "clock": self._clock,
+            "randomness": self._randomness,
+            "settings": self.settings,
+            "allow_degraded": allow_degraded,
+            "copies": copies,
+            "heard": self._heard,
+            "chunk_bytes_max": chunk_bytes,
+        }
+
+    def _make_plans(self, copies: int | None, allow_degraded: bool, size_max: int) -> Plans:
+        return Plans(
             self.coordinators,
             self._keys.vault,
             self._http.time,
@@ -566,23 +823,6 @@ class Vault:
             allow_degraded=allow_degraded,
             heard=self._heard,
         )
-        made = self._uploaders[key] = Uploader(
-            keys=self._keys,
-            device=self._device,
-            coordinators=self.coordinators,
-            sender=self._sender,
-            plans=plans,
-            index=self._index,
-            pool=self._pool,
-            clock=self._clock,
-            randomness=self._randomness,
-            settings=self.settings,
-            allow_degraded=allow_degraded,
-            copies=copies,
-            heard=self._heard,
-            chunk_bytes_max=key[2],
-        )
-        return made
 
     async def _index_rebuilt(self, *, large: bool) -> None:
         """A device without an index reads it back behind its first put; a large put waits for it for a moment."""
@@ -637,10 +877,22 @@ def _is_large(sources: Sequence[Path]) -> bool:
     return False
 
 
-def _sorted(found: Sequence[refs.Ref]) -> list[Entry]:
-    entries = [entry_of(ref) for ref in found if ref.clear.kind is not RefKind.TOMBSTONE]
-    entries.sort(key=lambda entry: entry.name)
-    return entries
+def _joined(one: PutSummary, other: PutSummary, failed: list[tuple[str, HoldfastError]]) -> PutSummary:
+    """A tree put that went to the network in part, and the rest of it to the outbox."""
+    return PutSummary(
+        files=one.files + other.files,
+        directories=one.directories + other.directories,
+        links=one.links + other.links,
+        bytes=one.bytes + other.bytes,
+        new_bytes=one.new_bytes + other.new_bytes,
+        unchanged=one.unchanged,
+        queued=other.queued,
+        failed=failed + [found for found in other.failed if found[0] not in {name for name, _ in failed}],
+    )
+
+
+def _entry_found(found: Found) -> Entry:
+    return entry_of(found.ref, queued=found.queued, conflict=found.conflict, seen=found.seen)
 
 
 def _entry(draft: Draft) -> Entry:
@@ -658,10 +910,11 @@ def _entry(draft: Draft) -> Entry:
         target=draft.attributes.target,
         meta=dict(draft.attributes.meta),
         survive=draft.survive,
+        queued=draft.queued,
     )
 
 
 __all__ = [
-    "Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "RestoreSummary", "TrashEntry", "Vault",
-    "Version",
+    "Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "QueuedCallback", "RestoreSummary", "TrashEntry",
+    "Vault", "Version",
 ]  # fmt: skip

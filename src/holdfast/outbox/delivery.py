@@ -88,6 +88,11 @@ class Delivery:
         self._busy = asyncio.Lock()
         self._swept = False
 
+    async def hasten(self) -> None:
+        """A person asks to try again now whatever this process can deliver."""
+        await self._queue.tries.hasten(self._deliver)
+        self.wake()
+
     def wake(self) -> None:
         """Look now: there is a new entry, or a person asks. Never blocks."""
         woken(self._state, list(self._state.lanes))

@@ -167,9 +167,14 @@ class Outbox:
 
     # --- delivering ---------------------------------------------------------------------------------------------------
 
-    async def flush(self, progress: Callable[[Done], None] | None = None) -> Summary:
-        """Tries everything that is due once, and what becomes due by it; does not wait for targets that are down."""
+    async def flush(self, progress: Callable[[Done], None] | None = None, *, now: bool = False) -> Summary:
+        """Tries everything that is due once, and what becomes due by it; does not wait for targets that are down.
+
+        ``now``: what was deferred is due, too, but for what its target asked to wait.
+        """
         summary = Summary()
+        if now:
+            await self._delivery.hasten()
         async with aclosing(self._delivery.run(forever=False)) as tries:
             async for done in tries:
                 count(summary, done)

@@ -209,12 +209,13 @@ class Grid:
         await assemble.init_home(home, join=invite, words=" ".join(self._words), machine=self.machine(host))
         return home
 
-    async def vault(self, host: str = "laptop", home: Path | None = None) -> OpenVault:
+    async def vault(self, host: str = "laptop", home: Path | None = None, *, outbox: bool = False) -> OpenVault:
         """The operator's vault as a program on ``host`` opens it, from the operator's home or a device's; closed with
-        the grid."""
+        the grid. ``outbox``: what the network does not take is queued in the home, instead of an error."""
+        home = home or self._operator_home
         machine = self.machine(host)
-        config = Config.load(self._operator_home, flags=self._settings, environment={})
-        vault = await assemble.open_vault(home or self._operator_home, kind=OpenVault, config=config, machine=machine)
+        config = Config.load(home, flags=self._settings, environment={})
+        vault = await assemble.open_vault(home, kind=OpenVault, config=config, outbox=outbox, machine=machine)
         self._vaults.append(vault)
         return vault
 
