@@ -11,7 +11,12 @@ from typing import Any, Self, TypeVar
 
 from holdfast import sdk
 from holdfast.blob import Buffer, Digest
+<<<<<<< HEAD
 from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, RestoreSummary, TrashEntry, Version
+=======
+from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, Version
+from holdfast.outbox.delivery import Summary
+>>>>>>> bbbe231 (Queued deletions and moves keep their order, directories are known to be there)
 from holdfast.pool import ThreadPool
 
 T = TypeVar("T")
@@ -79,6 +84,7 @@ class Vault:
         chunk_bytes: int | None = None,
         mode: int = 0o644,
         mtime_ns: int | None = None,
+        offline: bool | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Entry:
         """As ``holdfast.Vault.put``; an iterable of buffers is read in a thread. ``progress`` is called in another."""
@@ -87,7 +93,7 @@ class Vault:
             self._vault.put(
                 given, name, survive=survive, allow_degraded=allow_degraded, no_clobber=no_clobber, if_match=if_match,
                 meta=meta, dedup=dedup, reread=reread, chunk_bytes=chunk_bytes, mode=mode, mtime_ns=mtime_ns,
-                progress=progress,
+                offline=offline, progress=progress,
             )
         )  # fmt: skip
 
@@ -128,9 +134,15 @@ class Vault:
         """As ``holdfast.Vault.stat``."""
         return self._do(self._vault.stat(name, version=version, fresh=fresh))
 
-    def delete(self, name: str, *, recursive: bool = False, if_match: Digest | None = None) -> int:
+    def delete(
+        self, name: str, *, recursive: bool = False, if_match: Digest | None = None, offline: bool | None = None
+    ) -> int:
         """As ``holdfast.Vault.delete``."""
-        return self._do(self._vault.delete(name, recursive=recursive, if_match=if_match))
+        return self._do(self._vault.delete(name, recursive=recursive, if_match=if_match, offline=offline))
+
+    def flush(self) -> Summary:
+        """As ``holdfast.Vault.flush``."""
+        return self._do(self._vault.flush())
 
     def move(self, old: str, new: str, **options: Any) -> MoveSummary:
         """As ``holdfast.Vault.move``, with its keywords."""

@@ -49,7 +49,7 @@ async def _write(vault: Vault, round_: Round, writer: int) -> None:
         name, data = f"round-{round_.number}/{writer}/{count}", round_.content()
         count += 1
         try:
-            await vault.put(data, name)
+            await vault.put(data, name, offline=False)
         except (errors.Unavailable, errors.PacksGone):
             await asyncio.sleep(0.05)  # the network is short of nodes; hammering it shows nothing more
         else:
@@ -114,13 +114,13 @@ async def test_a_killed_coordinator_comes_back_with_everything(tmp_path: Path) -
         await vault.put(b"before", "before")
         await network.kill(network.coordinator)
         with pytest.raises(errors.Unavailable):
-            await vault.put(b"while it is away", "away")
+            await vault.put(b"while it is away", "away", offline=False)
         assert await vault.read("before") == b"before", "known names stay readable"
         await network.restart(network.coordinator)
         async with asyncio.timeout(60):
             while True:
                 with contextlib.suppress(errors.Unavailable):
-                    await vault.put(b"after", "after")
+                    await vault.put(b"after", "after", offline=False)
                     break
                 await asyncio.sleep(0.1)
         assert await vault.read("before") == b"before"

@@ -245,7 +245,7 @@ class RefDelivery:
                 continue
             if one.ref.etag in present.etags:  # it arrived; who came after it is the next entry's business
                 trial.left[one.change.path] = state_of(one.ref)
-            elif fingerprint(one.ref) == present.state.fingerprint:
+            elif one.ref.clear.kind is not RefKind.DIRECTORY and fingerprint(one.ref) == present.state.fingerprint:
                 trial.left[one.change.path] = present.state
             elif self._is_base(one, present, trial):
                 trial.over[one.change.path] = present.state
@@ -341,9 +341,8 @@ class RefDelivery:
         batch = Batch()
         for one in prepared:
             change, ref = one.change, one.ref
-            if change.ancestor:
-                continue
-            seen = SeenRef(ref.clear.version, ref.etag, one.record, one.keep, change.mark)
+            version = 0 if change.ancestor else ref.clear.version  # another directory may stand there
+            seen = SeenRef(version, ref.etag, one.record, one.keep, change.mark)
             batch.refs[ref.clear.name_tag] = (ref.clear.parent_tag, seen)
             place = ref.sealed.recipe
             if change.content and place is not None and place.pack is not None:

@@ -60,6 +60,8 @@ class ChunkPlace(NamedTuple):
 class SeenRef(NamedTuple):
     """The newest record of a name that this device has seen. ``mark``: what made it, empty if not from here.
 
+    Version 0: a directory that was made on the way, or was there already under another record.
+
     ``at``: seconds since 1970 when it was last known to be the present one, 0 for now.
     """
 

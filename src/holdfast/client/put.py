@@ -352,7 +352,7 @@ def directory_draft(path: str, survive: int, mtime_ns: int) -> Draft:
 def prepare(draft: Draft, seen: SeenRef | None, options: PutOptions) -> None:
     """Sets what the draft replaces; Exists or Conflict if that may not be, as far as this device knows."""
     present = None
-    if seen is not None:
+    if seen is not None and seen.version:  # else what stands there is not known
         present = Present(seen.version, seen.etag, refs.parse_record(seen.record).clear.kind)
     prepare_over(draft, present, options)
 

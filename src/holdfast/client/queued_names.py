@@ -46,7 +46,10 @@ class QueuedNames:
         return None if self._door is None else await self._door.found()
 
     async def newest(self, path: str) -> Waiting | None:
-        """The last queued change of a name; None if nothing waits for it. Not a directory made on the way."""
+        """The last queued change of a name; None if nothing waits for it.
+
+        A directory made on the way counts only where it comes after its deletion; see ``on_the_way``.
+        """
         outbox = await self.outbox()
         if outbox is None:
             return None
@@ -54,7 +57,7 @@ class QueuedNames:
         conflict = False
         for entry in await outbox.waiting_for(path):
             conflict = conflict or entry.state is State.CONFLICT
-            opened = self._opened(entry, path)
+            opened = self._opened(entry, path) or self._opened(entry, path, above=gone(found))
             found = found if opened is None else opened
         return None if found is None else found._replace(conflict=conflict)
 

@@ -107,7 +107,10 @@ class QueueingUploader(Uploader):
         await super().submit(group)
 
     async def _complete(self, group: Group) -> None:
-        """Something in it was asked for, so that it has a place in the order of its name. Adds the directories above that the vault may not have: nothing may come to lie below a file."""
+        """Adds the directories above that the vault may not have: nothing may come to lie below a file.
+
+        A directory that is only to be there, too, has a place in the order of its name.
+        """
         with_it = {draft.path for draft in group.drafts}
         above: list[Draft] = []
         if all(draft.ancestor for draft in group.drafts):

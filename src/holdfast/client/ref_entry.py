@@ -27,6 +27,8 @@ from holdfast.outbox.entry import Entry, NewEntry
 
 KIND = "ref"
 CHAIN_MAX = 32
+DIRECTORY = hashlib.sha256(b"directory").digest()
+"""The fingerprint of every directory: whose mode and time they are is no matter of conflict."""
 ABSENT = bytes(32)
 """The fingerprint of a name that holds nothing: it never was, or was deleted."""
 
@@ -117,6 +119,8 @@ def fingerprint(ref: Ref | None) -> bytes:
     """Of a state; equal for a record and the same one over another version."""
     if ref is None or ref.clear.kind is RefKind.TOMBSTONE:
         return ABSENT
+    if ref.clear.kind is RefKind.DIRECTORY:
+        return DIRECTORY
     return hashlib.sha256(canonical([int(ref.clear.kind), sealed_value(ref.sealed)])).digest()
 
 

@@ -487,9 +487,9 @@ class Uploader:
 
     def _remember(self, batch: Batch, draft: Draft) -> None:
         assert draft.clear is not None
-        if draft.ancestor:
-            return  # what stands there now may be another directory record
-        seen = SeenRef(draft.clear.version, refs.etag(draft.record), draft.record, draft.keep, draft.mark)
+        # of a directory made on the way, another record may stand there: anything that is seen replaces version 0
+        version = 0 if draft.ancestor else draft.clear.version
+        seen = SeenRef(version, refs.etag(draft.record), draft.record, draft.keep, draft.mark)
         batch.refs[draft.clear.name_tag] = (draft.clear.parent_tag, seen)
         if isinstance(draft.recipe, NewRecipe) and draft.content:
             known = draft.recipe.known()
