@@ -11,12 +11,8 @@ from typing import Any, Self, TypeVar
 
 from holdfast import sdk
 from holdfast.blob import Buffer, Digest
-<<<<<<< HEAD
 from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, RestoreSummary, TrashEntry, Version
-=======
-from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, Version
 from holdfast.outbox.delivery import Summary
->>>>>>> bbbe231 (Queued deletions and moves keep their order, directories are known to be there)
 from holdfast.pool import ThreadPool
 
 T = TypeVar("T")
