@@ -79,6 +79,16 @@ async def pieces(data: Buffer) -> AsyncIterator[Buffer]:
         yield view[start : start + PIECE_BYTES_MAX]
 
 
+async def bounded(source: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
+    """The same bytes in buffers of at most 1 MiB, as stores take them."""
+    async for piece in source:
+        if len(piece) <= PIECE_BYTES_MAX:
+            yield piece
+            continue
+        async for part in pieces(piece):
+            yield part
+
+
 async def collect(source: AsyncIterable[Buffer], size_max: int) -> bytes:
     """All of a source that must not exceed ``size_max`` bytes (DigestMismatch if it does)."""
     parts = bytearray()

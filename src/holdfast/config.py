@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import ipaddress
 import itertools
 import json
 import os
@@ -95,6 +96,16 @@ def parse_listen(text: str) -> tuple[str, int]:
     if found is None or int(found[2]) > 65535:
         raise BadConfig(f"{text!r} is not an address; write it like 127.0.0.1:7420 or 0.0.0.0:7420")
     return (found[1] or "127.0.0.1").strip("[]"), int(found[2])
+
+
+def is_loopback(host: str) -> bool:
+    """Can only this machine reach it?"""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def duration_text(seconds: float) -> str:

@@ -66,6 +66,23 @@ def test_a_missing_blob_is_not_found_and_that_is_remembered_for_seconds() -> Non
     cluster(1, scene)
 
 
+def test_what_only_the_origin_was_asked_says_nothing_about_peers() -> None:
+    async def scene(rig: Rig) -> None:
+        one, two = rig.members
+        digest, data = blob(4096)
+        await two.give(data)
+        with pytest.raises(NotFound):
+            async with one.puller.open(digest, narrow=True):
+                pass
+        with pytest.raises(NotFound):
+            async with one.puller.open(digest, narrow=True):
+                pass
+        assert len(rig.cdn.requests) == 1
+        assert await one.read(digest) == data
+
+    cluster(2, scene)
+
+
 def test_all_peers_dead() -> None:
     async def scene(rig: Rig) -> None:
         digest, data = blob(1000)

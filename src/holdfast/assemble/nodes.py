@@ -16,11 +16,14 @@ from holdfast.assemble.node_stores import checked_store_url, disk_root, make_sto
 from holdfast.assemble.servers import Running, host_name, outward_url
 from holdfast.auth import invites
 from holdfast.auth.identity import Id
-from holdfast.config import Config
+from holdfast.config import Config, is_loopback
 from holdfast.errors import BadConfig, BadRequest
 from holdfast.files import read_file
+from holdfast.gateway.action_keys import ActionKeys
+from holdfast.gateway.build_cache import BuildCache
 from holdfast.node import agent, layout
 from holdfast.node.app import Node
+from holdfast.node.exchange_setup import PULLS
 from holdfast.node.exchange_trust import AuthorizedKeys
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
@@ -28,6 +31,7 @@ from holdfast.node.settings import NodeSettings
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
 from holdfast.peers.settings import PeersSettings
+from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, checked_url
@@ -167,7 +171,7 @@ async def make_node(
                 http=http,
                 foreign=foreign,
                 clock=machine.clock,
-                token=_origin_token(peers.origin_token_file, machine),
+                token=_token(peers.origin_token_file, "HOLDFAST_ORIGIN_TOKEN", machine),
                 redirects=peers.origin_redirects,
                 private=peers.origin_private,
             )
@@ -187,8 +191,45 @@ async def make_node(
             origin=origin,
             outbox=Door(data, directory.identity, http, OutboxSettings(), pool, machine),
         )
+        if peers.build_cache:
+            await _add_build_cache(node, data, listen[0], settings, peers, opened, machine, pool)
         kept = opened.pop_all()
     return Running(node, node.service.metrics, listen, tls, kept, machine)
+
+
+async def _add_build_cache(
+    node: Node,
+    data: Path,
+    host: str,
+    settings: NodeSettings,
+    peers: PeersSettings,
+    opened: AsyncExitStack,
+    machine: Machine,
+    pool: Pool,
+) -> None:
+    """BadConfig where clients would be believed without a token."""
+    token = _token(peers.build_cache_token_file, "HOLDFAST_BUILD_CACHE_TOKEN", machine)
+    if not token and not is_loopback(host):
+        raise BadConfig(
+            "a build cache that others reach needs a token: build_cache_token_file, or HOLDFAST_BUILD_CACHE_TOKEN"
+        )
+    thread = machine.pool(1, "build-keys")
+    opened.callback(thread.close)
+    keys = ActionKeys(data, files=machine.files, pool=thread)
+    await keys.open()
+    opened.push_async_callback(keys.close)
+    BuildCache(
+        node.exchange.exchange,
+        node.blobs,
+        keys,
+        directory=data / PULLS,
+        files=machine.files,
+        pool=pool,
+        randomness=machine.randomness,
+        token=token,
+        open_read=settings.open_read,
+        read_only=settings.read_only,
+    ).add_to(node.service)
 
 
 def _membership(directory: layout.NodeDirectory, machine: Machine) -> Membership:
@@ -199,19 +240,19 @@ def _membership(directory: layout.NodeDirectory, machine: Machine) -> Membership
     return Membership.load(directory.path, files=machine.files)
 
 
-def _origin_token(path: str, machine: Machine) -> str:
+def _token(path: str, variable: str, machine: Machine) -> str:
     """From the file, else from the environment; BadConfig if the file is not there."""
     if not path:
-        return os.environ.get("HOLDFAST_ORIGIN_TOKEN", "").strip()
+        return os.environ.get(variable, "").strip()
     try:
         data = read_file(machine.files, Path(path), TOKEN_BYTES_MAX)
     except OSError as error:
         raise BadConfig(f"{path} cannot be read: {error.strerror or error}") from error
     if data is None:
-        raise BadConfig(f"{path}, which should hold the origin's token, is not there")
+        raise BadConfig(f"{path}, which should hold a token, is not there")
     token = data.decode("latin-1").strip()
     if not token.isprintable():
-        raise BadConfig(f"{path}: an Authorization value is one line of text")
+        raise BadConfig(f"{path}: a token is one line of text")
     return token
 
 

@@ -85,6 +85,7 @@ async def _init(
 @click.option("--open-read", is_flag=True, default=None, help="Give what no vault owns to everybody.")
 @click.option("--mdns", is_flag=True, default=None, help="Find peers on the local network.")
 @click.option("--cache", type=SIZE, help="Keep this much of what others asked for [default: 10 % of the capacity].")
+@click.option("--build-cache", is_flag=True, default=None, help="Serve Bazel's remote cache over HTTP (and ccache).")
 @listening
 @current
 def run(
@@ -96,6 +97,7 @@ def run(
     open_read: bool | None,
     mdns: bool | None,
     cache: int | None,
+    build_cache: bool | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -110,7 +112,9 @@ def run(
         from holdfast import assemble
 
         flags = {"advertise": advertise, "peer": peer or None, "origin": origin}
-        config = invocation.config(flags | {"open_read": open_read, "mdns": mdns, "cache": cache})
+        config = invocation.config(
+            flags | {"open_read": open_read, "mdns": mdns, "cache": cache, "build_cache": build_cache}
+        )
         server = await assemble.make_node(data, config, listen=address, tls=tls)
         await serve(invocation, server, role="node", metrics=metrics, with_parent=with_parent, public=address[0])
 

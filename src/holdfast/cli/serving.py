@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import signal
 import sys
@@ -70,16 +69,6 @@ def listen_address(given: tuple[str, int] | None, port_default: int) -> tuple[st
     return "127.0.0.1", int(port) if port else port_default
 
 
-def is_loopback(host: str) -> bool:
-    """Can only this machine reach it?"""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     """From ``--tls-cert`` and ``--tls-key``, which go together; None without them."""
     if certificate is None and key is None:
@@ -122,6 +111,8 @@ async def serve(
         loop.add_signal_handler(number, stop)
     if with_parent:
         await loop.connect_read_pipe(lambda: _ParentWatch(stopping), sys.stdin)
+    from holdfast.config import is_loopback
+
     if not server.secure and not is_loopback(public):
         invocation.note(f"{public} is served without TLS: what passes is signed, but readable on the way.")
     try:

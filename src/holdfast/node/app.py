@@ -282,7 +282,7 @@ class Node:
         )
 
     def _add_routes(self) -> None:
-        blobs = BlobRoutes(
+        self.blobs = blobs = BlobRoutes(
             identity=self.identity,
             store_id=self._store_id,
             keeper=self.keeper,

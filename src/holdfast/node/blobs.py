@@ -7,14 +7,14 @@ right credential does not reach the blob, whether or not the blob is here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from holdfast.auth.documents import sign
 from holdfast.auth.grants import Receipt
 from holdfast.auth.identity import Id, Identity
 from holdfast.auth.signing import content_digest
-from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
+from holdfast.blob import Digest, bounded
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.exchange import Exchange
@@ -82,7 +82,7 @@ class BlobRoutes:
             charged = 0  # tried again after a lost answer: nothing more is kept
         await self._exchange.cache.yield_space(charged)
         with self._budgets.reserved(call.grant, grant.budget, grant.expires, charged, self._now()) as hold:
-            sequence, new = await self._keeper.put(digest, size, grant.vault, _pieces(call.body()))
+            sequence, new = await self._keeper.put(digest, size, grant.vault, bounded(call.body()))
             hold.spent = new
         return Reply(m.BlobStored(receipt=self._receipt(digest, size, sequence)), 201 if new else 200)
 
@@ -105,7 +105,7 @@ class BlobRoutes:
         if self._settings.read_only:
             self._exchange.trust.require_write(call)
             raise StorePoisoned("this node is read-only, as its operator wishes")
-        new = await self._exchange.put(call, digest, size, _pieces(call.body()))
+        new = await self._exchange.put(call, digest, size, bounded(call.body()))
         entry = await self._keeper.ledger.find(digest)
         sequence = 0 if entry is None else entry.sequence
         return Reply(m.BlobStored(receipt=self._receipt(digest, size, sequence)), 201 if new else 200)
@@ -115,9 +115,13 @@ class BlobRoutes:
 
         What is not here is looked for at peers and the origin, if the caller may have that done.
         """
-        reader, entry = await self._found(call)
-        if entry is None:
-            return await self._exchange.pulled(call, _digest(call), reader)
+        return await self.give(call, _digest(call), self._exchange.trust.reader(call))
+
+    async def give(self, call: Call, digest: Digest, reader: Reader) -> BytesReply | FileReply | StreamReply:
+        """As ``get``, for whoever may read what ``reader`` says."""
+        entry = await self._keeper.find(digest)
+        if entry is None or not reader.allows(entry):
+            return await self._exchange.pulled(call, digest, reader)
         reply = await self._local(call, entry)
         start, stop = reply.range_ or (0, reply.total)
         self._exchange.served(call, entry, stop - start)
@@ -222,17 +226,12 @@ class BlobRoutes:
             inner=b"".join(inner),
         )
 
-    async def _found(self, call: Call) -> tuple[Reader, Entry | None]:
-        """What the caller may read, and the blob's row if it is here and among that."""
+    async def _readable(self, call: Call) -> Entry:
         digest = _digest(call)
         reader = self._exchange.trust.reader(call)
         entry = await self._keeper.find(digest)
-        return reader, entry if entry is not None and reader.allows(entry) else None
-
-    async def _readable(self, call: Call) -> Entry:
-        _, entry = await self._found(call)
-        if entry is None:
-            raise NotFound(f"{_digest(call)} is not here, or not yours to read")
+        if entry is None or not reader.allows(entry):
+            raise NotFound(f"{digest} is not here, or not yours to read")
         return entry
 
 
@@ -254,14 +253,3 @@ def _prefixes(text: str) -> list[bytes]:
 def _caller(call: Call) -> Id:
     assert call.caller is not None, "all these routes are signed"
     return call.caller
-
-
-async def _pieces(body: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:
-    """The same bytes in buffers of at most 1 MiB, as stores take them."""
-    async for piece in body:
-        if len(piece) <= PIECE_BYTES_MAX:
-            yield piece
-            continue
-        view = memoryview(piece)
-        for start in range(0, len(view), PIECE_BYTES_MAX):
-            yield view[start : start + PIECE_BYTES_MAX]

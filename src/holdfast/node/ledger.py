@@ -421,7 +421,9 @@ class Ledger:
         try:
             connection = self._writing
             connection.set_busy_timeout(5_000)
-            connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192")
+            connection.execute(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192"
+            ).fetchall()
             version = _number(connection, "PRAGMA user_version")
             if version > SCHEMA_VERSION:
                 raise BadConfig(f"{self.path} was written by a newer holdfast (version {version})")

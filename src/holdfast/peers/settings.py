@@ -39,5 +39,11 @@ class PeersSettings:
     cache_bytes: int | None = None
     """The most that is kept of what others asked for; none: a tenth of the capacity. 0 keeps nothing."""
 
+    build_cache: bool = False
+    """Serve Bazel's remote cache over HTTP, at ``/cas`` and ``/ac`` (also for ccache)."""
+
+    build_cache_token_file: str = ""
+    """A file with the token that its clients bring; else HOLDFAST_BUILD_CACHE_TOKEN. Without one only on loopback."""
+
     pull_bytes_max: int = 64 * GIB
     """The largest blob that is pulled or taken for a manifest."""

@@ -32,7 +32,8 @@ class Route(Generic[Q, A]):
     answer: type[A]
     signed: bool = True
     idempotent: bool = True
-    blob: Literal["no", "up", "down"] = "no"
+    blob: Literal["no", "up", "down", "foreign"] = "no"
+    """``foreign``: a body of any bytes, which the handler reads and judges."""
     first_byte_s: float = 10.0
     """How long the client waits for the first byte of the answer."""
     open: bool = False

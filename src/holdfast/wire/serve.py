@@ -315,6 +315,8 @@ class Service:
             if signing.digest_of_field(headers.get("content-digest", "")) != Digest.parse(call.path["digest"]):
                 raise errors.BadRequest("Content-Digest is not the blob's name")
             return await handler(call, None)
+        if route.blob == "foreign":
+            return await handler(call, None)
         message = None
         if route.request is not None and route.method in ("POST", "PUT"):
             message = m.decode(await self._read_json(call, route), route.request)
