@@ -11,12 +11,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from holdfast.blob import Digest as Digest
+    from holdfast.client.vault import Defect as Defect
     from holdfast.client.vault import Entry as Entry
     from holdfast.client.vault import MoveSummary as MoveSummary
     from holdfast.client.vault import Progress as Progress
     from holdfast.client.vault import PutSummary as PutSummary
     from holdfast.client.vault import RestoreSummary as RestoreSummary
     from holdfast.client.vault import TrashEntry as TrashEntry
+    from holdfast.client.vault import VerifySummary as VerifySummary
     from holdfast.client.vault import Version as Version
     from holdfast.errors import BadConfig as BadConfig
     from holdfast.errors import BadRequest as BadRequest
@@ -39,6 +41,7 @@ _ERRORS = (
 )  # fmt: skip
 _HOMES = {
     "Digest": "holdfast.blob",
+    "Defect": "holdfast.client.vault",
     "Entry": "holdfast.client.vault",
     "MoveSummary": "holdfast.client.vault",
     "Progress": "holdfast.client.vault",
@@ -46,6 +49,7 @@ _HOMES = {
     "RestoreSummary": "holdfast.client.vault",
     "TrashEntry": "holdfast.client.vault",
     "Vault": "holdfast.sdk",
+    "VerifySummary": "holdfast.client.vault",
     "Version": "holdfast.client.vault",
     **dict.fromkeys(_ERRORS, "holdfast.errors"),
 }

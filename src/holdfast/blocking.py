@@ -11,7 +11,16 @@ from typing import Any, Self, TypeVar
 
 from holdfast import sdk
 from holdfast.blob import Buffer, Digest
-from holdfast.client.vault import Entry, MoveSummary, Progress, PutSummary, RestoreSummary, TrashEntry, Version
+from holdfast.client.vault import (
+    Entry,
+    MoveSummary,
+    Progress,
+    PutSummary,
+    RestoreSummary,
+    TrashEntry,
+    VerifySummary,
+    Version,
+)
 from holdfast.outbox.delivery import Summary
 from holdfast.pool import ThreadPool
 
@@ -155,6 +164,10 @@ class Vault:
     def log(self, name: str) -> Sequence[Version]:
         """As ``holdfast.Vault.log``."""
         return self._do(self._vault.log(name))
+
+    def verify(self, names: Sequence[str] = (), **options: Any) -> VerifySummary:
+        """As ``holdfast.Vault.verify``, with its keywords; ``found`` and ``progress`` are called in another thread."""
+        return self._do(self._vault.verify(names, **options))
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return _wait(self._loop, work)

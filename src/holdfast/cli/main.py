@@ -30,6 +30,7 @@ VERBS = {
     "mv": ("holdfast.cli.mv", "Give a name another name."),
     "restore": ("holdfast.cli.restore", "Bring back what was deleted or replaced."),
     "rm": ("holdfast.cli.rm", "Delete names."),
+    "verify": ("holdfast.cli.verify", "Read everything and list what is wrong."),
     "status": ("holdfast.cli.status", "How safe everything is, in words."),
     "nodes": ("holdfast.cli.nodes", "The machines that keep data."),
     "repair": ("holdfast.cli.repair", "What is being made whole."),

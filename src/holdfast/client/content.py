@@ -243,11 +243,19 @@ class ContentReader:
         await self._names.remember_contents(contents)
 
     async def holders(self, places: dict[Digest, list[m.NodeAddress]], pack: Digest) -> Sequence[m.NodeAddress]:
-        """Who holds ``pack``, asked if ``places`` does not know (it is told); Unavailable if nobody is known to."""
+        """Who holds ``pack``, asked if ``places`` does not know (it is told).
+
+        Corrupt if the coordinator knows that no copy is left, Unavailable if it does not answer or know.
+        """
         holders = places.get(pack)
         if not holders:
             places.update(await self._names.places_of((pack,)))
             holders = places.get(pack)
+        if holders is not None and not holders:
+            raise Corrupt(
+                f"no right copy of pack {pack} is left (all were found damaged, or their nodes are gone for good)",
+                pack=str(pack),
+            )
         if not holders:
             raise Unavailable(f"no node is known to hold pack {pack}")
         return holders

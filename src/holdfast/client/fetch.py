@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Literal, TypeAlias, TypeVar
 
 from holdfast import logs
 from holdfast.auth.identity import Id
@@ -31,6 +32,10 @@ HEDGES_MAX = 16.0
 """One read in ten is hedged, and so many in a row: where everything is slow, asking twice helps nobody."""
 
 T = TypeVar("T")
+
+BadCopy: TypeAlias = Callable[[NodeAddress, Digest, Literal["wrong", "missing", "unreached"], str], None]
+bad_copies: ContextVar[BadCopy | None] = ContextVar("bad_copies", default=None)
+"""Hears of each copy that a read of this task, or of those it starts, could not use; also if another was right."""
 
 Places = Mapping[Digest, Sequence[NodeAddress]]
 
@@ -110,6 +115,7 @@ class PackReader:
         order = self._order(holders)
         asked = {node.id for node in holders}
         again = True
+        nobody = False  # the coordinator knows the pack, and knows that no node has it
         tasks: dict[asyncio.Task[T], NodeAddress] = {}
         wrong: dict[str, str] = {}
         silent: dict[str, str] = {}
@@ -118,8 +124,9 @@ class PackReader:
             while order or tasks or again:
                 if not order and not tasks:  # repair may have moved it
                     again = False
-                    found = (await self._places((pack,))).get(pack, ())
-                    order = self._order([node for node in found if node.id not in asked])
+                    found = (await self._places((pack,))).get(pack)
+                    nobody = found is not None and not found
+                    order = self._order([node for node in found or () if node.id not in asked])
                     continue
                 if not tasks:
                     self._begin(tasks, order, pack, start, stop, check)
@@ -135,11 +142,15 @@ class PackReader:
                     error = task.exception()
                     if error is None:
                         return task.result()
+                    listener = bad_copies.get() or _unheard
                     if isinstance(error, Corrupt):
                         wrong[node.name] = error.detail
                         self._report(node, pack)
+                        listener(node, pack, "wrong", error.detail)
                     elif isinstance(error, HoldfastError):
                         silent[node.name] = GONE if isinstance(error, NotFound) else reason_of(error.detail, node.url)
+                        gone = isinstance(error, NotFound)
+                        listener(node, pack, "missing" if gone else "unreached", silent[node.name])
                         if isinstance(error, Unavailable):
                             self._latency.failed(node.id, self._clock.monotonic())
                     else:
@@ -151,8 +162,9 @@ class PackReader:
                 await asyncio.gather(*tasks, return_exceptions=True)
         reasons = {**silent, **wrong}
         names = reasons_text(reasons)
-        if reasons and all(reason == GONE for reason in silent.values()):
-            raise Corrupt(f"no right copy of pack {pack} is left ({names})", pack=str(pack), nodes=list(reasons))
+        if (reasons or nobody) and all(reason == GONE for reason in silent.values()):
+            said = names or "all were found damaged, or their nodes are gone for good"
+            raise Corrupt(f"no right copy of pack {pack} is left ({said})", pack=str(pack), nodes=list(reasons))
         raise Unavailable(f"no copy of pack {pack} could be read ({names or 'no node is known to hold it'})")
 
     async def close(self) -> None:
@@ -244,3 +256,7 @@ class PackReader:
             _log.info("bad_copy_reported", node=node.name, pack=str(pack), state=answer.state)
         except HoldfastError as error:
             _log.info("report_failed", node=node.name, pack=str(pack), reason=error.detail)
+
+
+def _unheard(node: NodeAddress, pack: Digest, kind: str, detail: str) -> None:
+    pass

@@ -203,7 +203,10 @@ class Names:
         return found
 
     async def places_of(self, packs: Sequence[Digest]) -> dict[Digest, list[m.NodeAddress]]:
-        """Who holds these packs now: asked, or remembered when the coordinator does not answer."""
+        """Who holds these packs now: asked, or remembered when the coordinator does not answer.
+
+        An empty list is the coordinator's word that nobody does; a pack that is left out is not known.
+        """
         found: dict[Digest, list[m.NodeAddress]] = {}
         try:
             for digest in packs:
@@ -218,7 +221,8 @@ class Names:
         except Unavailable:
             rows = await self._index.places(packs)
             for digest, holders in rows.items():
-                found.setdefault(digest, [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders])
+                if holders:  # an empty list would say that nobody has it, which only the coordinator knows
+                    found.setdefault(digest, [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders])
         return found
 
     async def vault_packs(self) -> AsyncIterator[m.VaultPacks]:

@@ -53,6 +53,7 @@ from holdfast.client.restore import Restorer, trash_below
 from holdfast.client.settings import ClientSettings
 from holdfast.client.shards import ShardSender
 from holdfast.client.uploader import Uploader
+from holdfast.client.verify import Defect, Verifier, VerifySummary
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import paths, refs
 from holdfast.codec.keys import VaultKeys
@@ -110,6 +111,7 @@ class Vault:
         self.coordinators = coordinators
         self._keys = keys
         self._device = device
+        self._certificate = certificate
         self._http = http
         self._index = index
         self._pool = pool
@@ -593,6 +595,35 @@ class Vault:
             raise NotFound(f"no {name!r} in this vault")
         return found
 
+    async def verify(
+        self,
+        names: Sequence[str] = (),
+        *,
+        sample: float = 1.0,
+        all_copies: bool = False,
+        found: Callable[[Defect], None] = lambda _: None,
+        progress: ProgressCallback | None = None,
+    ) -> VerifySummary:
+        """Reads and checks what ``names`` (default: all) and the names below them say; ``found`` hears each defect.
+
+        ``sample``: the share that is read, from above 0 to 1. ``all_copies``: beside that, every node re-reads every
+        copy that these names need. Wrong copies are set aside by their nodes, and repaired. NotFound for a name that
+        is not there; all else that is wrong is a defect.
+        """
+
+        def looked(name: str) -> None:
+            if progress is not None:
+                seen = verifier.summary
+                progress(Progress(seen.names, None, seen.bytes, None, name))
+
+        verifier = Verifier(
+            self._names, self._content, self._http, self._certificate, self._clock, self._randomness, sample=sample,
+            all_copies=all_copies, found=found, looked=looked,
+        )  # fmt: skip
+        summary = await verifier.run([paths.normalise(name) for name in names] or [""])
+        await self._reader.reported()
+        return summary
+
     async def rebuild_index(self, progress: Callable[[IndexRebuilt], None] | None = None) -> IndexRebuilt:
         """Learns what the vault holds, so that nothing of it is sent again; reads about 4 KiB of each pack.
 
@@ -915,6 +946,6 @@ def _entry(draft: Draft) -> Entry:
 
 
 __all__ = [
-    "Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "QueuedCallback", "RestoreSummary", "TrashEntry",
-    "Vault", "Version",
+    "Defect", "Entry", "IndexRebuilt", "MoveSummary", "Progress", "PutSummary", "QueuedCallback", "RestoreSummary",
+    "TrashEntry", "Vault", "VerifySummary", "Version",
 ]  # fmt: skip
