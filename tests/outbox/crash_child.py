@@ -1,12 +1,26 @@
-"""A process to be killed: ``enqueue DIRECTORY URL FIRST`` says each sequence it was told; ``deliver DIRECTORY``."""
+"""A process to be killed: ``enqueue DIRECTORY URL FIRST`` says each sequence it was told; ``deliver DIRECTORY [SEED]``.
+
+With SEED (hex) it delivers to holdfast nodes as that identity. It says ``ready`` once it delivers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from holdfast import logs
+from holdfast.auth.identity import Identity
+from holdfast.clock import SystemClock, SystemRandomness
+from holdfast.files import OsFiles
 from holdfast.outbox import Outbox, http
+from holdfast.outbox.http_signed import NodeDelivery
+from holdfast.pool import ThreadPool
+from holdfast.wire.foreign import ForeignHttp
+from holdfast.wire.http import HttpClient
+from holdfast.wire.network import TcpNetwork
 
 KEYS = 5
 LARGE_BYTES = 20_000
@@ -16,6 +30,27 @@ PAUSE_S = 0.02
 def body(number: int) -> bytes:
     """Every third one lies in a file of its own."""
     return f"{number}:".encode() + b"x" * (LARGE_BYTES if number % 3 == 0 else 10)
+
+
+@asynccontextmanager
+async def opened(directory: Path, seed: bytes | None) -> AsyncIterator[Outbox]:
+    """An outbox; with ``seed`` that of somebody who speaks to holdfast nodes."""
+    if seed is None:
+        async with await Outbox.open(directory) as outbox:
+            yield outbox
+        return
+    clock, pool = SystemClock(), ThreadPool(2)
+    client = HttpClient(identity=Identity(seed), network=TcpNetwork(), clock=clock)
+    delivery = http.HttpDelivery(
+        ForeignHttp(network=TcpNetwork()), clock=clock, randomness=SystemRandomness(), files=OsFiles(), pool=pool,
+        nodes=NodeDelivery(client, clock),
+    )  # fmt: skip
+    try:
+        async with await Outbox.open(directory, seed=seed, http=delivery) as outbox:
+            yield outbox
+    finally:
+        await client.close()
+        pool.close()
 
 
 async def enqueue(directory: str, url: str, first: int) -> None:
@@ -33,8 +68,10 @@ async def enqueue(directory: str, url: str, first: int) -> None:
         await asyncio.gather(*(one(key) for key in range(KEYS)))
 
 
-async def deliver(directory: str) -> None:
-    async with await Outbox.open(directory) as outbox:
+async def deliver(directory: str, seed: str = "") -> None:
+    async with opened(Path(directory), bytes.fromhex(seed) if seed else None) as outbox:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         await outbox.watch()
 
 
@@ -43,4 +80,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "enqueue":
         asyncio.run(enqueue(sys.argv[2], sys.argv[3], int(sys.argv[4])))
     else:
-        asyncio.run(deliver(sys.argv[2]))
+        asyncio.run(deliver(*sys.argv[2:]))
