@@ -27,7 +27,8 @@ test: $(READY) ## the default suite, under five minutes
 rigs: $(READY) ## tests that need servers of others (NATS, S3, nginx) or root and loop devices; CI runs them
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'rig and not slow'
 
-crash: $(READY) ## a thousand power cuts of real file systems, and the other rigs of broken disks at full length; needs root
+crash: $(READY) ## a thousand power cuts of real file systems and kills of the outbox, and the other rigs of broken disks at full length; needs root
+	@HOLDFAST_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest tests/outbox/test_outbox_crash.py tests/outbox/test_outbox_devices.py
 	@HOLDFAST_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest -m rig tests/crash
 
 check: $(READY) ## lint, types, layers

@@ -10,18 +10,18 @@ from typing import Any
 
 from aiohttp import web
 
-from holdfast.assemble.doors import Door
 from holdfast.assemble.machine import THIS_MACHINE
+from holdfast.assemble.outboxes import outbox_door
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.clock import SystemClock, SystemRandomness
+from holdfast.config import Config
 from holdfast.files import OsFiles
 from holdfast.node.app import Node
 from holdfast.node.layout import NodeDirectory, init_node, open_node
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
-from holdfast.outbox import OutboxSettings
 from holdfast.peers import manifest as manifests
 from holdfast.peers.manifest import Entry
 from holdfast.peers.origin import HttpOrigin
@@ -134,7 +134,7 @@ class Home:
             membership=Membership.alone(self.path, files=OsFiles(), me=directory.identity.id),
             http=http, network=TcpNetwork(), settings=self.settings, clock=clock, slow_clock=slow_clock,
             randomness=SystemRandomness(), pool=self.pool, peers=self.peers, origin=origin,
-            outbox=Door(self.path, directory.identity, http, OutboxSettings(), self.pool, THIS_MACHINE),
+            outbox=outbox_door(self.path, directory.identity, http, Config.load(self.path), self.pool, THIS_MACHINE),
         )  # fmt: skip
         await self.node.start("127.0.0.1", port)
         return self.node

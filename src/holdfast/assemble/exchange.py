@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from holdfast.assemble.doors import Door
 from holdfast.assemble.homes import home_path
 from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.assemble.outboxes import outbox_door
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.client import home as homes
@@ -24,9 +24,9 @@ from holdfast.client.manifests import ManifestWork, finish_part
 from holdfast.client.push import Pusher
 from holdfast.client.seen import FILE_NAME as SEEN_FILE
 from holdfast.client.seen import Seen
+from holdfast.config import Config
 from holdfast.errors import BadConfig, BadRequest, NotFound, Unavailable
 from holdfast.node import layout
-from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import UrlSource
 from holdfast.pool import Pool
 from holdfast.wire.foreign import ForeignHttp
@@ -75,7 +75,7 @@ async def open_exchange(
         calls = NodeCalls(target, http=http, pool=pool, grant=grant)
         away = None
         if directory is not None and seen is not None:
-            door = Door(directory, identity, http, OutboxSettings(), pool, machine)
+            door = outbox_door(directory, identity, http, Config.load(home_path(home)), pool, machine)
             opened.push_async_callback(door.close)
             away = AwayWrites(target, door, seen, clock=machine.clock, pool=pool)
         pusher = Pusher(calls, files=machine.files, pool=pool, away=away)

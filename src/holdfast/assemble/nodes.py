@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.assemble.doors import Door
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.node_stores import checked_store_url, disk_root, make_store, open_store_of
+from holdfast.assemble.outboxes import outbox_door
 from holdfast.assemble.servers import Running, host_name, outward_url
 from holdfast.auth import invites
 from holdfast.auth.identity import Id
@@ -28,7 +28,6 @@ from holdfast.node.exchange_trust import AuthorizedKeys
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
-from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
@@ -189,7 +188,7 @@ async def make_node(
             pool=pool,
             peers=peers,
             origin=origin,
-            outbox=Door(data, directory.identity, http, OutboxSettings(), pool, machine),
+            outbox=outbox_door(data, directory.identity, http, config, pool, machine),
         )
         if peers.build_cache:
             await _add_build_cache(node, data, listen[0], settings, peers, opened, machine, pool)

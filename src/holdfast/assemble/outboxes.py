@@ -1,4 +1,4 @@
-"""The outbox of a home: beside a vault, which delivers names too, or alone, for those who look into it."""
+"""The outbox of a home or of a node: beside a vault, which delivers names too, or alone, for those who look into it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HomeOutbox(Outbox):
 
 
 def outbox_path(home: Path) -> Path:
-    """Where a home's outbox lies."""
+    """Where the outbox of a home, or of a node's directory, lies."""
     return home / "outbox"
 
 
@@ -77,7 +77,7 @@ async def _open(
 def outbox_door(
     home: Path, device: Identity, http: HttpClient, config: Config, pool: Pool, machine: Machine
 ) -> OutboxDoor:
-    """For a vault: opened when it is needed; delivers to holdfast nodes with the device's key."""
+    """Of a home, or of a node's directory: opened when it is needed; delivers to holdfast nodes with its key."""
 
     async def make(deliver: Mapping[str, Deliver]) -> Outbox:
         delivery = HttpDelivery(

@@ -9,35 +9,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator
 from email.utils import formatdate
-from typing import Protocol
 
 from holdfast.blob import Buffer, Checker, Digest
+from holdfast.client.outbox_door import OutboxDoor
 from holdfast.client.seen import Seen
 from holdfast.clock import Clock
 from holdfast.outbox import http
-from holdfast.outbox.outbox import Outbox
 from holdfast.peers import manifest as manifests
 from holdfast.pool import Pool
 from holdfast.wire import routes
 from holdfast.wire.http import Target
 
 
-class Door(Protocol):
-    """Where the outbox of whoever writes is, or would be."""
-
-    async def found(self) -> Outbox | None:
-        """The outbox, None if there is none."""
-        ...
-
-    async def open(self) -> Outbox:
-        """The outbox, made if there is none."""
-        ...
-
-
 class AwayWrites:
     """Of one side, for one node. Calls may run at once."""
 
-    def __init__(self, target: Target, door: Door, seen: Seen, *, clock: Clock, pool: Pool) -> None:
+    def __init__(self, target: Target, door: OutboxDoor, seen: Seen, *, clock: Clock, pool: Pool) -> None:
         self.target = target
         self._door = door
         self._seen = seen
