@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # How many rounds `make crash` lives through; CI takes 25 of each.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help demo test rigs crash check mutants bench format clean
+.PHONY: help demo test rigs crash check mutants sim bench format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -39,6 +39,10 @@ check: $(READY) ## lint, types, layers
 
 mutants: $(READY) ## each promise broken on purpose: its test must fail (NAMES="one two" for some)
 	@$(BIN)/python -m tests.mutants.run $(NAMES)
+
+SEEDS ?= 500
+sim: $(READY) ## whole networks under faults, seed by seed (SEEDS=500; ARGS="4711" for one of them)
+	@$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
 	@$(BIN)/python -m bench $(ARGS)

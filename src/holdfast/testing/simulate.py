@@ -132,6 +132,7 @@ class _Run:
         self._unforeseen: list[str] = []
         self._emptied: str | None = None
         self._paused = False
+        self._moves: list[tuple[Name, Name, bytes, int, int]] = []
 
     async def run(self, operations: int, faults: int) -> None:
         shape = self.outcome
@@ -144,6 +145,7 @@ class _Run:
                 self.faults = Faults(self.grid, self.disks, self.loop.randomness("faults"), hosts)
                 try:
                     await self._trouble(hosts, operations, faults)
+                    self.faults.doom(shape.survive, shape.nodes)
                 finally:
                     await self.faults.calm()
                 await self._quiet()
@@ -200,6 +202,7 @@ class _Run:
         kinds: list[tuple[int, Callable[[_Client], Awaitable[None]]]] = [
             (20, self._put), (8, self._put_again), (6, self._remove), (18, self._read), (8, self._read_range),
             (5, self._get), (8, self._list), (5, self._put_tree), (2, self._remove_tree), (4, self._read_version),
+            (6, self._move),
         ]  # fmt: skip
         while self._left > 0:
             self._left -= 1
@@ -278,6 +281,37 @@ class _Run:
                     if None not in name.possible():
                         raise Broken(f"{name.path} is not found, so it cannot be deleted") from None
                 name.wrote(None)
+
+    async def _move(self, client: _Client) -> None:
+        """Old and new name stand or fall together."""
+        old, new = self._a_name(client.chance), self._a_name(client.chance)
+        if old is new:
+            return
+        async with self.model.alone([old, new]):
+            content = old.certain
+            if old.maybe:
+                return  # which of them would move?
+            with old.writing(None), new.writing(content):
+                if content is None:
+                    new.maybe.pop()
+                    with contextlib.suppress(errors.NotFound):
+                        await client.vault.move(old.path, new.path)
+                        raise Broken(f"{old.path} is moved, but it was not there")
+                    return
+                self._moves.append((old, new, content, old.changes, new.changes))
+                moved = await client.vault.move(old.path, new.path)
+                self._moves.pop()
+                old.wrote(None)
+                new.wrote(content, moved.entry.version)
+                self.outcome.acknowledged += 1
+
+    def _check_moves(self) -> None:
+        """Of a move whose end nobody has heard, the content is at one of both names."""
+        for old, new, content, old_changes, new_changes in self._moves:
+            if (old.changes, new.changes) != (old_changes + 1, new_changes + 1):
+                continue  # written since
+            if old.certain != content and new.certain != content:
+                raise Broken(f"{old.path} was moved to {new.path} and is at neither")
 
     async def _read(self, client: _Client) -> None:
         name, fresh = self._a_name(client.chance), client.chance.below(3) > 0
@@ -463,6 +497,7 @@ class _Run:
         self._check_all()
         for client in self._clients:
             await self._read_all(client.vault)
+            self._check_moves()
             await client.vault.close()
             await self._read_all(await self.grid.vault(client.host, client.home))
         self._check_all()
@@ -482,7 +517,9 @@ class _Run:
         app = running.app
         assert isinstance(app, Coordinator)
         registry = app.state.registry
-        found = [f"{node.name} is {registry.hearing(node)}" for node in registry.all() if not registry.is_live(node)]
+        gone = {node.name for node in self.faults.doomed}
+        silent = [node for node in registry.all() if not registry.is_live(node) and node.name not in gone]
+        found = [f"{node.name} is {registry.hearing(node)}" for node in silent]
         if not found and app.repair.breaker.state != "closed":
             found.append(f"the breaker is {app.repair.breaker.state}")
         if not found:
@@ -490,7 +527,7 @@ class _Run:
             for row in await app.state.database.run(queries_status.packs_by_copies, absent):
                 if row.live < row.target:
                     found.append(f"{row.packs} packs have {row.live} copies of {row.target} on record")
-        return found or self.disks.short(self.grid.nodes)
+        return found or self.disks.short([node for node in self.grid.nodes if node.alive])
 
     async def _read_all(self, vault: OpenVault) -> None:
         for name in list(self.model.names.values()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -131,6 +132,29 @@ class Disks:
             return f"{node.name} {pack.digest}"
         return "nothing"
 
+    def lose_files(self, node: Process, chance: Randomness) -> int:
+        """A file system check took some files of a dead node, none of them the last right copy; how many."""
+        self.check()
+        lost = 0
+        for pack in self.kept():
+            good = self.copies(pack.digest)
+            if chance.below(3) == 0 and node in good and len(good) > 1:
+                self.path(node, pack.digest).unlink()
+                self._flipped[pack.digest] += 1
+                lost += 1
+        return lost
+
+    def can_spare(self, nodes: Sequence[Process]) -> bool:
+        """Has every pack a right copy elsewhere?"""
+        return all(any(one not in nodes for one in self.copies(pack.digest)) for pack in self.kept())
+
+    def lost(self, nodes: Sequence[Process]) -> None:
+        """These never come back: it is we who took their copies."""
+        for pack in self.kept():
+            self._flipped[pack.digest] += sum(self.is_good(node, pack.digest) for node in nodes)
+        for node in nodes:
+            shutil.rmtree(node.data / "objects")
+
     def short(self, nodes: list[Process]) -> list[str]:
         """Kept packs with fewer right copies on the disks of ``nodes`` than their target."""
         found = []
@@ -157,6 +181,8 @@ class Faults:
         self._taken: dict[str, None] = {}
         """Processes that are killed or paused, or about to be."""
         self.broken: list[BaseException] = []
+        self.doomed: list[Process] = []
+        """Nodes that do not come back."""
         self._kinds: list[tuple[int, tuple[str, Callable[[], Coroutine[Any, Any, None] | None]]]] = [
             (5, ("kill", self._kill)),
             (3, ("restart", self._restart)),
@@ -166,6 +192,7 @@ class Faults:
             (5, ("lost answer", self._lose_answers)),
             (3, ("full disk", self._fill)),
             (4, ("bit flip", self._flip)),
+            (1, ("lost files", self._lose_files)),
             (3, ("coordinator", self._kill_coordinator)),
             (2, ("clock step", self._step)),
         ]
@@ -183,8 +210,19 @@ class Faults:
             task.add_done_callback(self._ended)
             return
 
+    def doom(self, survive: int, nodes: int) -> None:
+        """Some of the dead never come back: as many as the network bears and can make up for."""
+        dead = [node for node in self._grid.nodes if not node.alive]
+        count = min(self._chance.below(3), survive, nodes - max(survive + 1, 3))
+        while len(self.doomed) < count and dead:
+            node = dead.pop(self._chance.below(len(dead)))
+            if self._disks.can_spare([*self.doomed, node]):
+                self._say("doom", node.name)
+                self.doomed.append(node)
+        self._disks.lost(self.doomed)
+
     async def calm(self) -> None:
-        """Ends every fault: all processes run, all links are whole, no disk is full. Rot stays."""
+        """Ends every fault: all processes run but the doomed, all links are whole, no disk is full. Rot stays."""
         self._calm.set()
         while self._under_way:
             await asyncio.wait(list(self._under_way))
@@ -228,6 +266,10 @@ class Faults:
         node = self._a_node()
         return None if node is None else self._down(node, self._grid.kill, span(self._chance))
 
+    def _lose_files(self) -> Coroutine[Any, Any, None] | None:
+        node = self._a_node()
+        return None if node is None else self._down(node, self._grid.kill, span(self._chance), loses=True)
+
     def _restart(self) -> Coroutine[Any, Any, None] | None:
         node = self._a_node()
         return None if node is None else self._down(node, self._grid.stop, 10.0 * self._chance.random())
@@ -239,12 +281,17 @@ class Faults:
         seconds = span(self._chance) if self._chance.below(6) == 0 else 60.0 * self._chance.random()
         return self._down(self._grid.coordinator, end, seconds)  # while it is down little else can be tried
 
-    async def _down(self, process: Process, end: Callable[[Process], Awaitable[None]], seconds: float) -> None:
+    async def _down(
+        self, process: Process, end: Callable[[Process], Awaitable[None]], seconds: float, *, loses: bool = False
+    ) -> None:
         self._taken[process.name] = None
         self._say(end.__name__, process.name, seconds)
         await end(process)
+        if loses:
+            self.flips += 1
+            self._say("lost files", self._disks.lose_files(process, self._chance))
         await self._for(seconds)
-        while True:
+        while process not in self.doomed:
             try:
                 await self._grid.start(process)
                 break
