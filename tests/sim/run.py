@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,9 @@ def run_one(seed: int) -> dict[str, Any]:
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-sim-", dir=RAM if RAM.is_dir() else None) as directory:
-        outcome = asdict(simulate(seed, Path(directory)))
-    outcome["lines"] = outcome["lines"][-LINES_SHOWN:]
+        found = simulate(seed, Path(directory))
+    outcome = {one.name: getattr(found, one.name) for one in fields(found)}  # asdict() cannot copy a Counter
+    outcome["lines"] = found.lines[-LINES_SHOWN:]
     return {**outcome, "real_s": time.monotonic() - began}
 
 

@@ -450,3 +450,38 @@ async def test_an_upload_limit_holds_for_all_bodies_together() -> None:
         assert shelf.kept == data
         assert 3 <= clock.slept <= 4.1
         await client.close()
+
+
+@pytest.mark.parametrize("sent", [100_000, 1 << 20])
+async def test_a_body_whose_sender_went_before_it_was_read_is_no_bug_of_ours(sent: int) -> None:
+    """A node may check a grant first; by then the connection may be gone."""
+    entered, ended = asyncio.Event(), list[BaseException]()
+
+    class Slow(Shelf):
+        async def put(self, call: Call, _: None) -> Reply:
+            entered.set()
+            while call._request.protocol.connected:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+            try:
+                async for _piece in call.body():
+                    pass
+            except BaseException as error:
+                ended.append(error)
+                raise
+            raise AssertionError("there is no body")
+
+    async with served(Slow()) as (_, target, client):
+        waiting = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            await waiting.wait()
+            yield b""
+
+        going = asyncio.create_task(client.put_blob(target, DIGEST, sent, body))
+        await entered.wait()
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+        async with asyncio.timeout(10):
+            while not ended:  # noqa: ASYNC110 - the server's task is nobody's to wait for
+                await asyncio.sleep(0.01)
+    assert isinstance(ended[0], errors.BadRequest)

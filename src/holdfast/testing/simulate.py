@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
     "adopt_lease": 15 * MINUTE_S,
     "chunk_size": 64 << 10,
     "pack_size": 256 << 10,
+    "peer_check": 10 * MINUTE_S,  # nodes that ask each other how they are would be most of what happens
 }
 """Days become minutes, so that history ends, trash is emptied and surplus copies go within one run."""
 
@@ -158,7 +159,7 @@ class _Run:
         if error is True:
             error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, HoldfastError | OSError):
-            self._unforeseen.append(f"{fields.get('event')}: {type(error).__name__}: {error}")
+            self._unforeseen.append(f"{fields.get('event')}: {''.join(traceback.format_exception(error))}")
         said = (f"{key}={fields[key]}" for key in LOGGED if key in fields)  # reasons may name paths of this machine
         self.loop.trace.record("log", level, fields.get("event"), *said)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -75,17 +76,17 @@ class Disks:
             ).fetchall()
         return [Kept(Digest(bytes(digest)), target) for digest, target in rows]
 
-    def path(self, node: Process, digest: Digest) -> Path:
+    def path(self, node: Process, digest: Digest) -> str:
         text = str(digest)
-        return node.data / "objects" / text[:2] / text
+        return f"{node.data}/objects/{text[:2]}/{text}"
 
     def is_good(self, node: Process, digest: Digest) -> bool:
         """Does the node's disk hold the right bytes?"""
         path = self.path(node, digest)
         if (node.name, digest) not in self._rotten:
-            return path.exists()
+            return os.path.exists(path)
         try:
-            data = path.read_bytes()
+            data = Path(path).read_bytes()
         except FileNotFoundError:
             return False
         if hashlib.sha256(data).digest() != bytes(digest):
@@ -123,7 +124,7 @@ class Disks:
             if len(good) < 2:
                 continue
             node = good[chance.below(len(good))]
-            path = self.path(node, pack.digest)
+            path = Path(self.path(node, pack.digest))
             data = bytearray(path.read_bytes())
             data[chance.below(len(data))] ^= 1 << chance.below(8)
             path.write_bytes(bytes(data))
@@ -139,7 +140,7 @@ class Disks:
         for pack in self.kept():
             good = self.copies(pack.digest)
             if chance.below(3) == 0 and node in good and len(good) > 1:
-                self.path(node, pack.digest).unlink()
+                Path(self.path(node, pack.digest)).unlink()
                 self._flipped[pack.digest] += 1
                 lost += 1
         return lost

@@ -118,7 +118,10 @@ class Call:
         """
         request = self._request
         if self.headers.get("expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            except ConnectionError as error:
+                raise errors.BadRequest("the body ended before its length") from error
             request.writer.output_size = 0
         loop = asyncio.get_running_loop()
         began, seen = loop.time(), 0
@@ -130,6 +133,10 @@ class Call:
             except TimeoutError as error:
                 raise errors.TimedOut("the body stalled") from error
             except (web.RequestPayloadError, ConnectionError, HttpProcessingError) as error:
+                raise errors.BadRequest("the body ended before its length") from error
+            except RuntimeError as error:  # so says aiohttp when the connection went before anybody read
+                if request.protocol.connected:
+                    raise
                 raise errors.BadRequest("the body ended before its length") from error
             if not piece:
                 break
