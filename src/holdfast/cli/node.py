@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -86,6 +87,7 @@ async def _init(
 @click.option("--mdns", is_flag=True, default=None, help="Find peers on the local network.")
 @click.option("--cache", type=SIZE, help="Keep this much of what others asked for [default: 10 % of the capacity].")
 @click.option("--build-cache", is_flag=True, default=None, help="Serve Bazel's remote cache over HTTP (and ccache).")
+@click.option("--bwlimit", type=SIZE, metavar="RATE", help="Repair takes at most so many bytes a second each way.")
 @listening
 @current
 def run(
@@ -98,6 +100,7 @@ def run(
     mdns: bool | None,
     cache: int | None,
     build_cache: bool | None,
+    bwlimit: int | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -111,10 +114,9 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        flags = {"advertise": advertise, "peer": peer or None, "origin": origin}
-        config = invocation.config(
-            flags | {"open_read": open_read, "mdns": mdns, "cache": cache, "build_cache": build_cache}
-        )
+        flags: dict[str, Any] = {"advertise": advertise, "peer": peer or None, "origin": origin}
+        flags |= {"open_read": open_read, "mdns": mdns, "cache": cache, "build_cache": build_cache, "bwlimit": bwlimit}
+        config = invocation.config(flags)
         server = await assemble.make_node(data, config, listen=address, tls=tls)
         await serve(invocation, server, role="node", metrics=metrics, with_parent=with_parent, public=address[0])
 

@@ -291,6 +291,8 @@ class Node:
             clock=self._clock,
             now=self._http.time,
             pace=self._trash_pace,
+            bwlimit_bytes=self.settings.bwlimit_bytes,
+            busy=lambda: self.service.in_flight,
             exchange=self.exchange.exchange,
         )
         self.service.add(routes.BLOB_PUT, blobs.put)

@@ -7,7 +7,7 @@ right credential does not reach the blob, whether or not the blob is here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
 from holdfast.auth.documents import sign
@@ -25,6 +25,7 @@ from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
 from holdfast.node.shelf import Shelf
 from holdfast.node.store import NodeFiles
+from holdfast.node.tasks_pace import CopyPace
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
 from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, StreamReply, parse_range
@@ -47,8 +48,11 @@ class BlobRoutes:
         clock: Clock,
         now: Callable[[], float],
         pace: TrashPace,
+        bwlimit_bytes: int | None,
+        busy: Callable[[], int],
         exchange: Exchange,
     ) -> None:
+        """``bwlimit_bytes``: a second, of what is read for repair; ``busy``: requests under way, its own too."""
         self._exchange = exchange
         self._identity = identity
         self._store_id = store_id
@@ -60,6 +64,8 @@ class BlobRoutes:
         self._budgets = PutBudgets()
         self._shelf = Shelf()
         self._pace = pace
+        self._lent = 0
+        self._lend_pace = CopyPace(clock, lambda: max(busy() - self._lent, 0), bwlimit_bytes)
 
     async def put(self, call: Call, message: None) -> Reply:
         """Keeps a pack; 201 if it is new, 200 if not, both with a receipt for a new write sequence.
@@ -122,12 +128,12 @@ class BlobRoutes:
         entry = await self._keeper.find(digest)
         if entry is None or not reader.allows(entry):
             return await self._exchange.pulled(call, digest, reader)
-        reply = await self._local(call, entry)
+        reply = await (self._local(call, entry) if reader.digests is None else self._lend(call, entry))
         start, stop = reply.range_ or (0, reply.total)
         self._exchange.served(call, entry, stop - start)
         return reply
 
-    async def _local(self, call: Call, entry: Entry) -> BytesReply | FileReply | StreamReply:
+    async def _local(self, call: Call, entry: Entry, paced: bool = False) -> BytesReply | FileReply | StreamReply:
         digest, size = entry.digest, entry.size
         range_ = parse_range(call.headers.get("range"), size)
         headers = {"repr-digest": content_digest(digest)}
@@ -144,11 +150,13 @@ class BlobRoutes:
                 return BytesReply(memoryview(data)[start:stop], size, range_, headers)
             if stop - start <= MEMORY_BYTES_MAX:
                 return BytesReply(await get_bytes(store, digest, Range(start, stop)), size, range_, headers)
-            if isinstance(store, NodeFiles):
+            if isinstance(store, NodeFiles) and not paced:
                 return FileReply((await store.open_file(digest, size)).file, size, range_, headers)
             stack = AsyncExitStack()
             body = await stack.enter_async_context(store.get(digest, None if range_ is None else Range(*range_)))
-            return StreamReply(aiter(body), size, range_, headers, done=stack.aclose)
+            if paced:
+                stack.callback(self._returned)
+            return StreamReply(self._paced(body) if paced else aiter(body), size, range_, headers, done=stack.aclose)
         except NotFound:
             await self._keeper.forget(digest)
             raise
@@ -157,6 +165,29 @@ class BlobRoutes:
             if state == "ok":
                 raise Unavailable(f"a read of {digest} went wrong once; the copy is right, ask again") from error
             raise Corrupt(f"this node's copy of {digest} was {state}: ask another node", state=state) from error
+
+    async def _lend(self, call: Call, entry: Entry) -> BytesReply | FileReply | StreamReply:
+        """A pack for another node's copy, within the limit; it steps aside for everybody else."""
+        self._lent += 1
+        paced, reply = self._lend_pace.matters, None
+        try:
+            reply = await self._local(call, entry, paced)
+        finally:
+            if not (paced and isinstance(reply, StreamReply)):
+                self._returned()
+        return reply
+
+    def _returned(self) -> None:
+        self._lent -= 1
+
+    async def _paced(self, body: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
+        size = self._lend_pace.slice_bytes
+        async for piece in body:
+            view = memoryview(piece)
+            for start in range(0, len(view), size):
+                part = view[start : start + size]
+                await self._lend_pace.passed(len(part))
+                yield part
 
     async def head(self, call: Call, message: None) -> Reply:
         """Length and digest, signed."""

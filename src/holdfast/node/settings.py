@@ -20,7 +20,7 @@ class NodeSettings:
     blob_bytes_max: int = 64 << 20
     """Largest blob that is taken: as large as a pack may be (``codec.pack_layout.PACK_BYTES_MAX``)."""
     bwlimit_bytes: int | None = None
-    """Bytes per second that copies made for repair may take; None: no limit."""
+    """Bytes per second that repair may bring here, and as many that it may take from here; None: no limit."""
     scrub_period_s: float = 30 * 86400.0
     """Everything is read again within this time."""
     trash_s: float = 7 * 86400.0

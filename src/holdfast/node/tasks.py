@@ -15,7 +15,7 @@ from holdfast import logs
 from holdfast.auth.documents import sign
 from holdfast.auth.grants import Receipt
 from holdfast.auth.identity import Id, Identity
-from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
+from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock
 from holdfast.errors import (
     BadRequest,
@@ -185,8 +185,8 @@ class TaskRunner:
             async def pieces() -> AsyncIterator[Buffer]:
                 async for piece in body:
                     view = memoryview(piece)
-                    for start in range(0, len(view), PIECE_BYTES_MAX):
-                        part = view[start : start + PIECE_BYTES_MAX]
+                    for start in range(0, len(view), self._copy_pace.slice_bytes):
+                        part = view[start : start + self._copy_pace.slice_bytes]
                         await self._copy_pace.passed(len(part))
                         yield part
 
