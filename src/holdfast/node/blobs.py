@@ -14,7 +14,7 @@ from holdfast.auth.documents import sign
 from holdfast.auth.grants import Receipt
 from holdfast.auth.identity import Id, Identity
 from holdfast.auth.signing import content_digest
-from holdfast.blob import Digest, bounded
+from holdfast.blob import Buffer, Digest, bounded
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.exchange import Exchange
