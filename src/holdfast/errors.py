@@ -112,6 +112,10 @@ class StaleEpoch(HoldfastError):
     """The other side follows a newer coordinator epoch than this one."""
 
 
+class Queued(HoldfastError):
+    """The network did not take a write; it is durable in the outbox of this home, which delivers it later."""
+
+
 class BadConfig(HoldfastError):
     """A setting, data directory or mount that must be put right before anything can run."""
 
@@ -157,6 +161,7 @@ MEANINGS: dict[type[HoldfastError], Meaning] = {
     QuotaExceeded: Meaning(507, "quota-exceeded", 1, False),
     TooFewNodes: Meaning(409, "too-few-nodes", 7, False),
     StaleEpoch: Meaning(409, "stale-epoch", 1, False),
+    Queued: Meaning(202, "queued", 75, False),
     BadConfig: Meaning(500, "bad-config", 78, False),
     PartlyDone: Meaning(500, "partly-done", 3, True),
     Interrupted: Meaning(500, "interrupted", 130, True),

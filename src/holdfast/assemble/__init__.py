@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from holdfast.assemble.nodes import init_node as init_node
     from holdfast.assemble.nodes import make_node as make_node
     from holdfast.assemble.nodes import node_facts as node_facts
+    from holdfast.assemble.outboxes import home_counts as home_counts
+    from holdfast.assemble.outboxes import open_outbox as open_outbox
+    from holdfast.assemble.outboxes import outbox_counts as outbox_counts
     from holdfast.assemble.servers import Running as Running
     from holdfast.assemble.stores import check_store as check_store
     from holdfast.assemble.stores import copy_store as copy_store
@@ -62,6 +65,9 @@ _HOME = {
     "key_facts": "homes",
     "open_network": "homes",
     "recovery_words": "homes",
+    "home_counts": "outboxes",
+    "open_outbox": "outboxes",
+    "outbox_counts": "outboxes",
     "OpenVault": "vaults",
     "open_vault": "vaults",
     "Running": "servers",
@@ -97,6 +103,7 @@ __all__ = [
     "fetch_url",
     "free_ports",
     "has_keys",
+    "home_counts",
     "home_path",
     "init_coordinator",
     "init_home",
@@ -109,7 +116,9 @@ __all__ = [
     "node_facts",
     "open_exchange",
     "open_network",
+    "open_outbox",
     "open_vault",
+    "outbox_counts",
     "recovery_words",
     "reserve_bytes",
     "scale_store",

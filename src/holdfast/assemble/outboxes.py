@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from holdfast.assemble.homes import home_path
 from holdfast.assemble.machine import THIS_MACHINE, Machine
@@ -12,7 +13,9 @@ from holdfast.client import home as homes
 from holdfast.client import keyfile
 from holdfast.client.outbox_door import OutboxDoor
 from holdfast.config import Config
+from holdfast.errors import NotFound
 from holdfast.outbox.delivery import Deliver
+from holdfast.outbox.entry import State
 from holdfast.outbox.http import HttpDelivery
 from holdfast.outbox.http_signed import NodeDelivery
 from holdfast.outbox.outbox import Outbox
@@ -93,6 +96,37 @@ def outbox_door(
 
     body_bytes_max = config.section(OutboxSettings).body_bytes_max
     return OutboxDoor(outbox_path(home), make, files=machine.files, pool=pool, body_bytes_max=body_bytes_max)
+
+
+async def outbox_counts(outbox: Outbox | None) -> dict[str, Any]:
+    """Entries by what a person wants to know: ``waiting`` (with those deferred), and the other states by name.
+
+    ``oldest_s``: age of the first that is still to be delivered, None if nothing is.
+    """
+    counts: dict[str, Any] = dict.fromkeys(("waiting", "conflict", "rejected", "abandoned", "damaged"), 0)
+    counts["oldest_s"] = None
+    if outbox is None:
+        return counts
+    for total in await outbox.totals():
+        if total.state is not None:
+            counts["waiting" if total.state is State.DEFERRED else total.state.label] += total.entries
+    oldest = await outbox.oldest()
+    if oldest is not None:
+        counts["oldest_s"] = max(outbox.now() - oldest.created, 0.0)
+    return counts
+
+
+async def home_counts(home: Path | None = None, *, machine: Machine = THIS_MACHINE) -> dict[str, Any]:
+    """``outbox_counts`` of a home; nothing waits in one that has no outbox, or no keys."""
+    try:
+        opened = await open_outbox(home, machine=machine)
+    except NotFound:
+        return await outbox_counts(None)
+    try:
+        return await outbox_counts(opened)
+    finally:
+        if opened is not None:
+            await opened.close()
 
 
 async def open_outbox(home: Path | None = None, *, machine: Machine = THIS_MACHINE) -> HomeOutbox | None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.offline import mark_words
 from holdfast.cli.verb import Verb
+from holdfast.cli.words import visible
+
+if TYPE_CHECKING:
+    from holdfast.client.vault import Entry
 
 
 @click.command("cat", cls=Verb)
@@ -29,10 +36,17 @@ async def write_to_stdout(invocation: Invocation, names: Sequence[str], *, versi
     try:
         async with await invocation.vault() as vault:
             for name in names:
-                async for piece in vault.stream(name, version=version, fresh=fresh):
+                said = functools.partial(_say, invocation)
+                async for piece in vault.stream(name, version=version, fresh=fresh, on_found=said):
                     await writer.run(_write, piece)
     finally:
         writer.close()
+
+
+def _say(invocation: Invocation, entry: Entry) -> None:
+    mark = mark_words(entry)
+    if mark:
+        invocation.note(f"{visible(entry.name)}: {mark}")
 
 
 def _write(piece: bytes | bytearray | memoryview) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from holdfast.cli.offline import mark_words
 from holdfast.cli.words import mode_words, size_words, time_words, visible
 
 if TYPE_CHECKING:
@@ -26,15 +27,24 @@ def entry_document(entry: Entry) -> dict[str, Any]:
         found["target"] = entry.target
     if entry.meta:
         found["meta"] = dict(entry.meta)
+    if entry.queued:
+        found["queued"] = entry.queued
+    if entry.conflict:
+        found["conflict"] = True
+    if entry.seen:
+        found["last_seen"] = entry.seen
     return found
 
 
 def entry_title(entry: Entry, name: str | None = None) -> str:
-    """Its name; a directory's ends in ``/``, a link shows where it points."""
+    """Its name; a directory's ends in ``/``, a link shows where it points; whether it is queued, or seen when."""
     shown = visible(entry.name if name is None else name)
     if entry.kind == "directory":
-        return shown + "/"
-    return f"{shown} -> {visible(entry.target or '')}" if entry.kind == "link" else shown
+        shown += "/"
+    elif entry.kind == "link":
+        shown = f"{shown} -> {visible(entry.target or '')}"
+    mark = mark_words(entry)
+    return f"{shown}  ({mark})" if mark else shown
 
 
 def entry_row(entry: Entry, name: str | None = None) -> list[str]:

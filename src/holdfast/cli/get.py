@@ -8,6 +8,7 @@ import click
 
 from holdfast.cli.entries import entry_document
 from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.offline import mark_words, note_waiting
 from holdfast.cli.verb import Verb
 from holdfast.cli.words import size_words, visible
 from holdfast.errors import UsageError
@@ -44,12 +45,15 @@ async def _run(
     async with await invocation.vault() as vault:
         with progress(invocation, "get") as show:
             entry = await vault.get(name, target, version=version, force=force, fresh=fresh, progress=show)
+        await note_waiting(invocation, vault)
     if invocation.json:
         invocation.document({"event": "summary", "path": str(target), **entry_document(entry)})
-    elif entry.kind == "file":
-        invocation.note(f"{target}: {size_words(entry.size)}, version {entry.version}")
-    else:
-        invocation.note(f"{target}: the {entry.kind} {visible(entry.name)}")
+        return
+    mark = mark_words(entry)
+    what = f"{size_words(entry.size)}, version {entry.version}"
+    if entry.kind != "file":
+        what = f"the {entry.kind} {visible(entry.name)}"
+    invocation.note(f"{target}: {what}{', ' if mark else ''}{mark}")
 
 
 def _target(name: str, output: str | None) -> Path:

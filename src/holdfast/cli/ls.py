@@ -9,6 +9,7 @@ import click
 
 from holdfast.cli.entries import entry_document, entry_row, entry_title
 from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.offline import note_waiting
 from holdfast.cli.verb import Verb
 from holdfast.cli.words import size_words, span_words, table, time_words
 
@@ -42,6 +43,7 @@ async def _run(invocation: Invocation, name: str, long: bool, recursive: bool, f
                 invocation.document({"event": "entry", **entry_document(entry)})
             else:
                 found.append(entry)
+        await note_waiting(invocation, vault)
     if invocation.json:
         invocation.document({"event": "summary", "entries": count})
         return

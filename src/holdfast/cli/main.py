@@ -31,6 +31,7 @@ VERBS = {
     "restore": ("holdfast.cli.restore", "Bring back what was deleted or replaced."),
     "rm": ("holdfast.cli.rm", "Delete names."),
     "verify": ("holdfast.cli.verify", "Read everything and list what is wrong."),
+    "outbox": ("holdfast.cli.outbox", "Writes that wait for the network, and conflicts."),
     "status": ("holdfast.cli.status", "How safe everything is, in words."),
     "nodes": ("holdfast.cli.nodes", "The machines that keep data."),
     "repair": ("holdfast.cli.repair", "What is being made whole."),
@@ -56,7 +57,7 @@ root = LazyGroup(
     help="holdfast keeps encrypted files on machines that come and go.",
     epilog=(
         "Exit codes: 0 ok, 1 failure, 2 usage, 3 partly done, 4 not found, 5 denied or wrong passphrase, 6 corrupt "
-        "data, 7 too few nodes registered, 8 conflict, 78 bad configuration, 130 interrupted."
+        "data, 7 too few nodes registered, 8 conflict, 75 queued in the outbox, 78 bad configuration, 130 interrupted."
     ),
     no_args_is_help=True,
 )

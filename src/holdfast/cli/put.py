@@ -12,6 +12,7 @@ import click
 
 from holdfast.cli.entries import entry_document
 from holdfast.cli.invocation import Invocation, current, sentence
+from holdfast.cli.offline import Queueing, offline_flags
 from holdfast.cli.verb import SIZE, Verb
 from holdfast.cli.words import count_words, pairs, size_words, visible
 from holdfast.errors import NotFound, PartlyDone, UsageError
@@ -40,6 +41,8 @@ class PutOptions:
     meta: tuple[str, ...]
     chunk_bytes: int | None
     bwlimit: int | None
+    offline: bool
+    no_queue: bool
 
     def keywords(self) -> dict[str, Any]:
         """Of ``Vault.put`` and ``Vault.put_tree``; UsageError for flags that do not go together."""
@@ -84,15 +87,18 @@ class PutOptions:
 @click.option("--meta", multiple=True, metavar="K=V", help="Metadata of your own, sealed too.")
 @click.option("--chunk-size", "chunk_bytes", type=SIZE, help="Cut files every so many bytes [default: 4MiB].")
 @click.option("--bwlimit", type=SIZE, metavar="RATE", help="Send at most so many bytes a second, copies counted.")
+@offline_flags
 @current
 def command(invocation: Invocation, /, paths: tuple[str, ...], **flags: Any) -> None:
     """Store files and directories, encrypted, on survive + 1 machines.
 
     One PATH keeps its base name unless --as names it; several go into the directory --as, or keep their base names.
-    With '-' stdin is stored. Files that are there already and unchanged are not read again.
+    With '-' stdin is stored. Files that are there already and unchanged are not read again. When the network does not
+    answer, the write is queued (exit code 75) and can be read at once; 'holdfast outbox flush' delivers it.
     """
     options = PutOptions(**flags)
     options.keywords()
+    Queueing.of(options.offline, options.no_queue)
     invocation.run(_run(invocation, paths, options))
 
 
@@ -116,36 +122,44 @@ async def _put_stdin(invocation: Invocation, name: str, options: PutOptions) -> 
     if options.dry_run:
         raise UsageError("--dry-run says nothing about stdin.")
     reader = ThreadPool(1, "stdin")
+    queueing = Queueing.of(options.offline, options.no_queue)
     try:
         async with await invocation.vault(bwlimit=options.bwlimit) as vault:
             with progress(invocation, "put") as show:
                 source = _stdin(reader)
-                entry = await vault.put(source, name, **options.keywords(), progress=show)
+                entry = await vault.put(source, name, **options.keywords(), **queueing.words, progress=show)
+            if invocation.json:
+                invocation.document({"event": "summary", "files": 1, "entry": entry_document(entry)})
+            elif not queueing.queued:
+                invocation.note(f"{visible(entry.name)}: {size_words(entry.size)}, version {entry.version}")
+            await queueing.finish(invocation, vault, f"{visible(entry.name)} is")
     finally:
         reader.close()
-    if invocation.json:
-        invocation.document({"event": "summary", "files": 1, "entry": entry_document(entry)})
-    else:
-        invocation.note(f"{visible(entry.name)}: {size_words(entry.size)}, version {entry.version}")
 
 
 async def _put_paths(invocation: Invocation, sources: list[Path], options: PutOptions) -> None:
     from holdfast.cli.progress import progress
 
+    queueing = Queueing.of(options.offline, options.no_queue)
     async with await invocation.vault(bwlimit=options.bwlimit) as vault:
         with progress(invocation, "put", total=_known_total(sources)) as show:
             summary = await vault.put_tree(
                 sources, options.name, **options.keywords(), exclude=options.excludes(), dry_run=options.dry_run,
-                progress=show,
+                **queueing.words, progress=show,
             )  # fmt: skip
         if invocation.json and len(sources) == 1 and summary.entry is None and not (summary.failed or options.dry_run):
             summary.entry = await vault.stat(options.name or sources[0].resolve().name)
-    done = summary.files + summary.directories + summary.links + summary.unchanged
-    if len(summary.failed) == 1 and not done:
-        raise summary.failed[0][1]
-    _tell(invocation, summary, dry_run=options.dry_run)
-    if summary.failed:
-        raise PartlyDone(f"{count_words(len(summary.failed), 'item')} failed, {done:,} are stored.")
+        done = summary.files + summary.directories + summary.links + summary.unchanged
+        if len(summary.failed) == 1 and not done:
+            raise summary.failed[0][1]
+        _tell(invocation, summary, dry_run=options.dry_run)
+        if summary.failed:
+            queued = f", {summary.queued:,} of them in the outbox" if summary.queued else ""
+            raise PartlyDone(f"{count_words(len(summary.failed), 'item')} failed, {done:,} are stored{queued}.")
+        if not options.dry_run:
+            whole = count_words(summary.queued, "name")
+            what = f"{whole} {'is' if summary.queued == 1 else 'are'}"
+            await queueing.finish(invocation, vault, what)
 
 
 def _known_total(sources: list[Path]) -> int | None:
@@ -174,6 +188,8 @@ def _tell(invocation: Invocation, summary: PutSummary, *, dry_run: bool) -> None
         parts.append(count_words(summary.links, "link"))
     if summary.unchanged:
         parts.append(f"{summary.unchanged:,} unchanged")
+    if summary.queued:
+        parts.append(f"{summary.queued:,} of them queued")
     text = f"{', '.join(parts)}; {size_words(summary.bytes)} read, {size_words(summary.new_bytes)} new"
     invocation.note(f"would store: {text}" if dry_run else text)
 
@@ -187,6 +203,7 @@ def _document(summary: PutSummary, dry_run: bool) -> dict[str, Any]:
         "bytes": summary.bytes,
         "new_bytes": summary.new_bytes,
         "unchanged": summary.unchanged,
+        "queued": summary.queued,
         "failed": len(summary.failed),
         "dry_run": dry_run,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,8 @@ import click
 from holdfast.cli import repair
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import Verb
-from holdfast.cli.words import count_words, size_words, table
+from holdfast.cli.words import count_words, size_words, span_words, table
+from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.wire.messages import Status
@@ -27,12 +29,19 @@ def command(invocation: Invocation) -> None:
 async def _run(invocation: Invocation) -> None:
     from holdfast import assemble
 
+    counts = await assemble.home_counts(invocation.home)
     async with await assemble.open_network(invocation.home) as network:
-        status = await network.status()
+        try:
+            status = await network.status()
+        except HoldfastError:
+            if counts["waiting"]:
+                invocation.note(outbox_words(counts))
+            raise
     if invocation.json:
-        invocation.document(document(status))
+        invocation.document(document(status, counts))
         return
-    invocation.data(words(status))
+    queued = outbox_words(counts)
+    invocation.data(f"{words(status)}; {queued}" if queued else words(status))
     for alarm in status.repair.alarms:
         invocation.data(f"! {alarm}")
     packs, nodes = status.packs, {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes}
@@ -47,8 +56,8 @@ async def _run(invocation: Invocation) -> None:
         invocation.data(line)
 
 
-def document(status: Status) -> dict[str, Any]:
-    """The document of ``--json``."""
+def document(status: Status, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of ``--json``. ``counts``: of this home's outbox."""
     packs, tasks, policy = status.packs, status.tasks, status.policy
     return {
         "summary": words(status),
@@ -63,7 +72,7 @@ def document(status: Status) -> dict[str, Any]:
         "nodes": {**dict.fromkeys(ALWAYS_SHOWN, 0), **status.nodes},
         "tasks": {"pending": tasks.pending, "running": tasks.running, "failed": tasks.failed},
         "repair": repair.document(status.repair),
-        "outbox": {"waiting": 0, "conflict": 0, "rejected": 0},
+        "outbox": dict(counts),
         "policy": {"survive": policy.survive, "floor": policy.floor, "version": policy.version},
         "machines": status.machines,
         "disks": disks(status),
@@ -72,6 +81,21 @@ def document(status: Status) -> dict[str, Any]:
         "epoch": status.epoch,
         "commit": status.commit,
     }
+
+
+def outbox_words(counts: Mapping[str, Any]) -> str:
+    """``3 writes wait, the first for 5 min; 1 conflict``; empty when there is nothing to say."""
+    parts = []
+    if counts["waiting"]:
+        since = "" if counts["oldest_s"] is None else f", the first for {span_words(counts['oldest_s'])}"
+        parts.append(
+            f"{count_words(counts['waiting'], 'write')} {'waits' if counts['waiting'] == 1 else 'wait'}{since}"
+        )
+    for state, one in (("conflict", "conflict"), ("rejected", "rejected write"), ("damaged", "damaged entry")):
+        if counts[state]:
+            many = "damaged entries" if state == "damaged" else None
+            parts.append(f"{count_words(counts[state], one, many)} in the outbox")
+    return "; ".join(parts)
 
 
 def disks(status: Status) -> int:

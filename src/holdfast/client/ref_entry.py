@@ -57,7 +57,8 @@ class Change:
     """One name. ``packs``: the pack table of its recipe; ``ancestor``: a directory that is made if it is missing.
 
     ``content`` and ``mark``: what the index keeps of it once it is committed. ``path`` is another than the record's
-    when a conflict was resolved by a new name.
+    when a conflict was resolved by a new name. ``kind``, ``size`` (bytes) and ``mtime_ns`` are the record's, for those
+    who look without the vault's keys.
     """
 
     path: str
@@ -68,6 +69,9 @@ class Change:
     content: bytes = b""
     mark: bytes = b""
     chain: tuple[bytes, ...] = ()
+    kind: int = int(RefKind.FILE)
+    size: int = 0
+    mtime_ns: int = 0
 
     def packs_kept(self) -> list[Digest]:
         """Every pack that the record needs."""
@@ -107,6 +111,9 @@ class RefEntry:
                     "content": change.content,
                     "mark": change.mark,
                     "chain": list(change.chain),
+                    "kind": change.kind,
+                    "size": change.size,
+                    "mtime_ns": change.mtime_ns,
                 }
                 for change in self.changes
             ],
@@ -131,16 +138,18 @@ def state_of(ref: Ref | None) -> NameState:
 
 def change_of(draft: Draft, chain: Sequence[bytes]) -> Change:
     """A draft whose record is made."""
-    packs = () if draft.recipe is None else draft.recipe.packs
     return Change(
-        draft.path,
-        draft.record,
-        draft.keep,
-        packs,
-        draft.ancestor,
-        draft.content,
-        draft.mark,
-        tuple(chain)[-CHAIN_MAX:],
+        path=draft.path,
+        record=draft.record,
+        keep=draft.keep,
+        packs=() if draft.recipe is None else draft.recipe.packs,
+        ancestor=draft.ancestor,
+        content=draft.content,
+        mark=draft.mark,
+        chain=tuple(chain)[-CHAIN_MAX:],
+        kind=int(draft.kind),
+        size=draft.attributes.size,
+        mtime_ns=draft.attributes.mtime_ns,
     )
 
 
@@ -157,6 +166,9 @@ def decode(payload: Mapping[str, Any]) -> RefEntry:
                 found["content"],
                 found["mark"],
                 tuple(found["chain"]),
+                found["kind"],
+                found["size"],
+                found["mtime_ns"],
             )
             for found in payload["changes"]
         ]

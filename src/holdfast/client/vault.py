@@ -49,6 +49,7 @@ from holdfast.client.put_tree import TreePutter
 from holdfast.client.queued_names import QueuedNames
 from holdfast.client.queueing import QueueingUploader, UnsentIndex
 from holdfast.client.remove import Remover
+from holdfast.client.resolve import Resolver
 from holdfast.client.restore import Restorer, trash_below
 from holdfast.client.settings import ClientSettings
 from holdfast.client.shards import ShardSender
@@ -386,15 +387,24 @@ class Vault:
         return _entry_found(found)
 
     async def stream(
-        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        version: int | None = None,
+        fresh: bool = False,
+        on_found: Callable[[Entry], None] | None = None,
     ) -> AsyncIterator[Buffer]:
         """A file's bytes ``start`` up to ``stop`` in order; each buffer is valid until the next is asked for.
 
-        A stream that fails raises; it never ends early.
+        A stream that fails raises; it never ends early. ``on_found`` hears first what is read, with its marks.
         """
         if start < 0 or (stop is not None and stop < start):
             raise BadRequest(f"bytes {start} to {stop} make no range")
         found = await self._find_file(name, version, fresh)
+        if on_found is not None:
+            on_found(_entry_found(found))
         async for piece in self._content_here.stream(found, start, stop):
             yield piece
 
@@ -649,6 +659,13 @@ class Vault:
         if self._door is None:
             raise Unavailable("this vault has no outbox")
         await (await self._door.open()).watch(progress)
+
+    async def resolver(self) -> Resolver:
+        """For settling conflicts. NotFound if this home has no outbox."""
+        outbox = await self.outbox()
+        if outbox is None:
+            raise NotFound("nothing was ever queued in this home")
+        return Resolver(self._keys, outbox, self._here, self._content_here, self._files, self._pool)
 
     async def _write(
         self,

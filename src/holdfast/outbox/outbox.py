@@ -240,6 +240,10 @@ class Outbox:
         """Entries and bytes, by state and class."""
         return await self.queue.totals()
 
+    def now(self) -> float:
+        """By the clock that dates its entries, seconds since 1970."""
+        return self._clock.now()
+
     async def oldest(self) -> Entry | None:
         """The first entry that is still to be delivered; ``created`` tells its age."""
         return await self.queue.oldest()

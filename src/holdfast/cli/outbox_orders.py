@@ -1,0 +1,185 @@
+"""``holdfast outbox flush|resolve|retry|drop``: delivering what waits, and a person's word about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from holdfast.cli.invocation import Invocation, current, sentence
+from holdfast.cli.verb import Verb
+from holdfast.cli.words import count_words, visible
+from holdfast.errors import Conflict, HoldfastError, NotFound, PartlyDone, Queued, UsageError
+
+if TYPE_CHECKING:
+    from holdfast.outbox import Done, Keep, Outbox, Summary
+    from holdfast.sdk import Vault
+
+
+@click.command("flush", cls=Verb)
+@click.option("--watch", is_flag=True, help="Go on delivering until ^C or SIGTERM.")
+@current
+def flush(invocation: Invocation, watch: bool) -> None:
+    """Deliver what waits now; exit code 0 when nothing is left, 8 with conflicts, 75 when something still waits."""
+    invocation.run(_watch(invocation) if watch else _flush(invocation))
+
+
+async def _flush(invocation: Invocation) -> None:
+    async with await invocation.vault() as vault:
+        summary = await vault.flush(lambda done: _tell(invocation, done))
+        counts = await _counts(vault)
+    _sum(invocation, summary, counts)
+    if counts["conflict"]:
+        raise Conflict(f"{count_words(counts['conflict'], 'conflict')} to be decided: holdfast outbox ls")
+    if summary.waiting:
+        why = f": {summary.reasons[0]}" if summary.reasons else ""
+        raise Queued(f"{count_words(summary.waiting, 'write')} still to be delivered{why}")
+
+
+async def _watch(invocation: Invocation) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    ended = False
+
+    def end() -> None:
+        nonlocal ended
+        ended = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    try:
+        async with await invocation.vault() as vault:
+            invocation.note("delivering what is queued in this home; ^C ends it")
+            await vault.watch(lambda done: _tell(invocation, done))
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+
+
+def _tell(invocation: Invocation, done: Done) -> None:
+    entry, state = done.entry, _WORDS[done.change.value]
+    if invocation.json:
+        invocation.document(
+            {"event": state, "id": entry.sequence, "names": list(entry.keys), "reason": done.reason or None}
+        )
+        return
+    name = visible(entry.keys[0]) if entry.keys else f"entry {entry.sequence}"
+    invocation.note(f"{state}: {name}" + (f" ({visible(done.reason)})" if done.reason else ""))
+
+
+_WORDS = {
+    "remove": "delivered", "defer": "deferred", "conflict": "conflict", "reject": "rejected", "abandon": "abandoned",
+    "damage": "damaged",
+}  # fmt: skip
+
+
+async def _counts(vault: Vault) -> dict[str, Any]:
+    from holdfast import assemble
+
+    outbox = await vault.outbox()
+    return await assemble.outbox_counts(outbox)
+
+
+def _sum(invocation: Invocation, summary: Summary, counts: dict[str, Any]) -> None:
+    if invocation.json:
+        invocation.document(
+            {
+                "event": "summary",
+                "delivered": summary.delivered,
+                "waiting": summary.waiting,
+                "conflict": counts["conflict"],
+                "rejected": counts["rejected"],
+            }
+        )
+        return
+    invocation.note(f"{count_words(summary.delivered, 'write')} delivered")
+
+
+@click.command("resolve", cls=Verb)
+@click.argument("number", type=int, required=False, metavar="[ID]")
+@click.option("--all", "every", is_flag=True, help="All conflicts.")
+@click.option("--keep", type=click.Choice(["mine", "theirs", "both"]), required=True, help="Which side stays.")
+@current
+def resolve(invocation: Invocation, number: int | None, every: bool, keep: str) -> None:
+    """End a conflict. 'mine' goes out over what is there, 'theirs' drops what was queued, 'both' stores what was
+    queued as 'NAME (conflict DATE HOST)' beside what is there."""
+    if every == (number is not None):
+        raise UsageError("Say one ID, or --all.")
+    invocation.run(_resolve(invocation, number, cast("Keep", keep)))
+
+
+async def _resolve(invocation: Invocation, number: int | None, keep: Keep) -> None:
+    from holdfast.outbox import State
+
+    host = os.uname().nodename.partition(".")[0] or "here"
+    failed = done = 0
+    async with await invocation.vault() as vault:
+        resolver = await vault.resolver()
+        if number is not None:
+            numbers = [number]
+        else:
+            outbox = await vault.outbox()
+            assert outbox is not None, "a resolver has one"
+            numbers = [entry.sequence async for entry in outbox.entries(states=[State.CONFLICT])]
+        for one in numbers:
+            try:
+                renamed = await resolver.resolve(one, keep, host)
+            except HoldfastError as error:
+                if number is not None:
+                    raise
+                failed += 1
+                click.echo(f"{one}: {sentence(error)}", err=True)
+                continue
+            done += 1
+            if invocation.json:
+                invocation.document({"event": "resolved", "id": one, "keep": keep, "renamed": renamed})
+            for old, new in renamed.items():
+                invocation.note(f"{visible(old)}: mine goes out as {visible(new)}")
+        if done and keep != "theirs":
+            with contextlib.suppress(HoldfastError):  # it waits in the queue else, and says why
+                await vault.flush(lambda said: _tell(invocation, said))
+    if invocation.json:
+        invocation.document({"event": "summary", "resolved": done, "failed": failed})
+    else:
+        invocation.note(f"{count_words(done, 'conflict')} resolved")
+    if failed:
+        raise PartlyDone(f"{count_words(failed, 'conflict')} could not be resolved.")
+
+
+@click.command("retry", cls=Verb)
+@click.argument("number", type=int, metavar="ID")
+@current
+def retry(invocation: Invocation, number: int) -> None:
+    """Try an entry again that was deferred, rejected or abandoned; the next flush takes it at once."""
+    invocation.run(_order(invocation, number, lambda outbox: outbox.retry(number), "will be tried again"))
+
+
+@click.command("drop", cls=Verb)
+@click.argument("number", type=int, metavar="ID")
+@current
+def drop(invocation: Invocation, number: int) -> None:
+    """Give an entry up for good: what was written is lost."""
+    invocation.confirm(f"Entry {number} is deleted and never delivered.")
+    invocation.run(_order(invocation, number, lambda outbox: outbox.drop(number), "is gone"))
+
+
+async def _order(invocation: Invocation, number: int, order: Callable[[Outbox], Awaitable[None]], did: str) -> None:
+    from holdfast import assemble
+
+    opened = await assemble.open_outbox(invocation.home)
+    if opened is None:
+        raise NotFound(f"the outbox has no entry {number}")
+    async with opened as outbox:
+        await order(outbox)
+    if invocation.json:
+        invocation.document({"id": number})
+    else:
+        invocation.note(f"entry {number} {did}")
+
+
+ORDERS = (flush, resolve, retry, drop)
