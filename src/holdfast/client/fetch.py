@@ -222,10 +222,7 @@ class PackReader:
                 self._latency.first_byte(node.id, first - began)
                 if body.size != size:
                     raise Corrupt(f"pack {pack} ends after {body.total} bytes")
-                at = 0
-                async for piece in body:
-                    view[at : at + len(piece)] = piece
-                    at += len(piece)
+                await body.read_into(view)
             self.bytes_read += size
             spent = self._clock.monotonic() - first
             if size > 256 << 10 and spent > 0:

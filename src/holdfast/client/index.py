@@ -70,6 +70,10 @@ class Index:
             self._hold(tag, found)
         return found
 
+    def recent(self, tag: bytes) -> bool:
+        """Whether ``ref`` would find it in memory. Never blocks."""
+        return tag in self._refs
+
     async def places(self, packs: Sequence[Digest]) -> dict[Digest, list[NodeRow]]:
         """Who held these packs when it was last heard."""
         return await self.run(lambda file: file.places(packs))

@@ -113,6 +113,15 @@ class Names:
         await self.remember_places(answer.packs, answer.nodes)
         return Found(ref, answer.record, answer.keep, held)
 
+    def recent(self, path: str) -> bool:
+        """Whether this process has seen ``path`` lately. Never blocks."""
+        return self._index.recent(paths.name_tag(self._keys.name, path))
+
+    async def remembered(self, path: str) -> Found | None:
+        """The record that this device saw last; nobody is asked."""
+        seen = await self._index.ref(paths.name_tag(self._keys.name, path))
+        return None if seen is None else await self._remembered(path, seen)
+
     async def listing(self, directory: str) -> AsyncIterator[tuple[list[tuple[Ref, bytes]], m.RefPage]]:
         """Pages of (opened record, its bytes) in ``directory`` (``""``: the root), with the places of their recipes."""
         parent = paths.parent_tag(self._keys.name, directory)

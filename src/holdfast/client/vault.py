@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
+from holdfast.client.ahead import ReadAhead
 from holdfast.client.content import ContentReader
 from holdfast.client.content_here import ContentHere
 from holdfast.client.coordinators import Coordinators
@@ -402,9 +403,15 @@ class Vault:
         """
         if start < 0 or (stop is not None and stop < start):
             raise BadRequest(f"bytes {start} to {stop} make no range")
-        found = await self._find_file(name, version, fresh)
-        if on_found is not None:
-            on_found(_entry_found(found))
+        async with self._ahead(name, start, stop, version) as early:
+            found = await self._find_file(name, version, fresh)
+            if on_found is not None:
+                on_found(_entry_found(found))
+            whole = await early(found)
+        if whole is not None:
+            for part in whole:
+                yield part
+            return
         async for piece in self._content_here.stream(found, start, stop):
             yield piece
 
@@ -414,11 +421,14 @@ class Vault:
         """As ``stream``, in one piece of at most 1 GiB (TooLarge)."""
         if start < 0 or (stop is not None and stop < start):
             raise BadRequest(f"bytes {start} to {stop} make no range")
-        found = await self._find_file(name, version, fresh)
-        size = found.ref.sealed.attributes.size
-        if min(size, size if stop is None else stop) - start > READ_BYTES_MAX:
-            raise TooLarge(f"more than {READ_BYTES_MAX} bytes at once; stream() has no limit")
-        parts = [bytes(piece) async for piece in self._content_here.stream(found, start, stop)]
+        async with self._ahead(name, start, stop, version) as early:
+            found = await self._find_file(name, version, fresh)
+            size = found.ref.sealed.attributes.size
+            if min(size, size if stop is None else stop) - start > READ_BYTES_MAX:
+                raise TooLarge(f"more than {READ_BYTES_MAX} bytes at once; stream() has no limit")
+            parts = await early(found)
+        if parts is None:
+            parts = [bytes(piece) async for piece in self._content_here.stream(found, start, stop)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -771,6 +781,10 @@ class Vault:
         if version is not None:
             return await self._names.at_version(path, version)
         return await (self._names if fresh else self._here).find(path, fresh=fresh)
+
+    def _ahead(self, name: str, start: int, stop: int | None, version: int | None) -> ReadAhead:
+        path = paths.normalise(name) if version is None else None
+        return ReadAhead(self._names, self._content, path, start, stop)
 
     async def _find_file(self, name: str, version: int | None, fresh: bool) -> Found:
         found = await self._find(name, version, fresh)
