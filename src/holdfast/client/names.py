@@ -7,6 +7,7 @@ is Corrupt (docs/formats.md, Ref).
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -159,10 +160,11 @@ class Names:
 
     async def is_empty(self, directory: str) -> bool:
         """Is nothing in it?"""
-        async for page in self._pages(paths.parent_tag(self._keys.name, directory).hex(), limit=1):
-            if page.records:
-                return False
-        return True
+        parent = paths.parent_tag(self._keys.name, directory).hex()
+        page = await self._coordinators.ask(
+            routes.REFS, m.RefQuery(parent=parent, limit=1), path={"vault": str(self._keys.vault)}
+        )
+        return not page.records
 
     async def seen_in(self, directory: str) -> list[Ref]:
         """What this device remembers of a directory: for when the coordinator does not answer."""
@@ -281,19 +283,31 @@ class Names:
                 self._written.popitem(last=False)
             await self._index.later(batch)
 
-    async def _pages(
-        self, parent: str | None, limit: int = m.PAGE_MAX, *, trash: bool = False
-    ) -> AsyncIterator[m.RefPage]:
+    async def _pages(self, parent: str | None, *, trash: bool = False) -> AsyncIterator[m.RefPage]:
+        """Page after page; the next one is on its way while one is being read."""
+
+        def ask(after: str | None) -> asyncio.Task[m.RefPage]:
+            query = m.RefQuery(parent=parent, after=after, trash=trash)
+            work = self._coordinators.ask(routes.REFS, query, path={"vault": str(self._keys.vault)})
+            task = asyncio.create_task(work, name="next page")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may come for it
+            return task
+
         after: str | None = None
-        while True:
-            query = m.RefQuery(parent=parent, after=after, limit=limit, trash=trash)
-            page = await self._coordinators.ask(routes.REFS, query, path={"vault": str(self._keys.vault)})
-            yield page
-            if page.after is None:
-                return
-            if after is not None and page.after <= after:
-                raise Unavailable("the coordinator's pages do not go on")
-            after = page.after
+        coming = ask(None)
+        try:
+            while True:
+                page = await coming
+                if page.after is not None:
+                    if after is not None and page.after <= after:
+                        raise Unavailable("the coordinator's pages do not go on")
+                    after = page.after
+                    coming = ask(after)
+                yield page
+                if page.after is None:
+                    return
+        finally:
+            coming.cancel()
 
     def _open_all(self, records: Sequence[bytes]) -> list[tuple[Ref, bytes]]:
         return [(refs.open_record(self._keys, record, None), record) for record in records]

@@ -126,8 +126,7 @@ class TreePutter:
         while waiting:
             directory, inside, below = waiting.pop()
             try:
-                found = await self._pool.run(scan, directory.path)
-                remote = await self._listing(inside)
+                found, remote = await asyncio.gather(self._pool.run(scan, directory.path), self._listing(inside))
             except HoldfastError as error:
                 tree.summary.failed.append((inside, error))
                 continue
