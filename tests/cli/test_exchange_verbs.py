@@ -118,6 +118,8 @@ async def test_blobs_and_fetch(row: Street, tmp_path: Path) -> None:
     assert digest == str(Digest.of(data))
     assert (await document(there, "blob", "where", digest))["peers"][0]["name"] == "house0"
     await holdfast(there, "blob", "has", digest, code=4)
+    assert (await document(there, "blob", "has", "--cluster", digest))["has"] == {digest: True}
+    await holdfast(there, "blob", "has", "--cluster", digest, "0" * 64, code=4)
     out = tmp_path / "got"
     await holdfast(there, "blob", "get", digest, "-o", out)
     assert out.read_bytes() == data

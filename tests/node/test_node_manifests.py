@@ -248,3 +248,19 @@ async def test_a_wrong_name_is_refused(row: Street, name: str) -> None:
         await get(row, here, name)
     with pytest.raises(HoldfastError):
         await put(row, here, name, manifest_of("tools", {}))
+
+
+async def test_who_holds_it_already_gets_no_body(row: Street) -> None:
+    (home,) = await row.build(1)
+    await home.start()
+    etag = (await push(row, home, "tools", FILES)).etag
+    other = Digest.of(b"another one")
+    for field, status in ((f'"{etag}"', 304), (f'"{other}", "{etag}"', 304), ("*", 304), (f'"{other}"', 200)):
+        answer = await row.client().exchange(
+            home.target, "GET", "/v1/manifests/tools", headers={"if-none-match": field}
+        )
+        assert answer.status == status
+        assert answer.headers["etag"] == f'"{etag}"'
+        assert bool(answer.body) == (status == 200)
+    answer = await row.client().exchange(home.target, "GET", "/v1/manifests/tools", headers={"if-none-match": "x"})
+    assert answer.status == 400

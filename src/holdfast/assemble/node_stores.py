@@ -15,6 +15,7 @@ from holdfast.node import bucket
 from holdfast.node.bucket import Bucket, BucketStore
 from holdfast.node.layout import NodeRecord
 from holdfast.node.store import NodeStore
+from holdfast.peers.origin_store import StoreOrigin
 from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.stores import url as store_urls
@@ -22,6 +23,8 @@ from holdfast.stores.disk import DiskStore
 from holdfast.stores.open_url import Seams, init_store, open_store
 from holdfast.stores.url import StoreUrl
 
+STORE_ORIGINS = ("s3:", "nats:")
+"""Origins that are stores; all others are asked by HTTP."""
 RESERVE_BYTES_MIN = 1 << 30
 RESERVE_PART = 100  # one part in a hundred of the disk
 
@@ -65,6 +68,12 @@ async def make_store(data: Path, url: StoreUrl | None, *, joining: bool, pool: P
         return opened.id
     finally:
         await opened.close()
+
+
+def store_origin(text: str, pool: Pool, machine: Machine) -> StoreOrigin:
+    """Blobs in S3 or NATS as ``holdfast store`` keeps them; credentials as for any such store. BadConfig."""
+    url, seams = store_urls.parse(text), _seams(pool, machine)
+    return StoreOrigin(f"{url.scheme}://{url.host}", lambda: open_store(url, seams), clock=machine.clock)
 
 
 async def open_store_of(

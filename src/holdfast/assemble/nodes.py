@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.assemble.machine import THIS_MACHINE, Machine
-from holdfast.assemble.node_stores import checked_store_url, disk_root, make_store, open_store_of
+from holdfast.assemble.node_stores import (
+    STORE_ORIGINS,
+    checked_store_url,
+    disk_root,
+    make_store,
+    open_store_of,
+    store_origin,
+)
 from holdfast.assemble.outboxes import outbox_door
 from holdfast.assemble.servers import Running, host_name, outward_url
 from holdfast.auth import invites
@@ -28,7 +35,7 @@ from holdfast.node.exchange_trust import AuthorizedKeys
 from holdfast.node.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
-from holdfast.peers.origin import TOKEN_BYTES_MAX, make_origin
+from holdfast.peers.origin import TOKEN_BYTES_MAX, Origin, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
 from holdfast.stores import disk_layout
@@ -163,8 +170,10 @@ async def make_node(
         opened.push_async_callback(http.close)
         foreign = ForeignHttp(network=machine.network)
         opened.push_async_callback(foreign.close)
-        origin = None
-        if peers.origin:
+        origin: Origin | None = None
+        if peers.origin.startswith(STORE_ORIGINS):
+            origin = store_origin(peers.origin, pool, machine)
+        elif peers.origin:
             origin = make_origin(
                 peers.origin,
                 http=http,

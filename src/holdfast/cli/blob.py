@@ -66,20 +66,23 @@ async def _get(invocation: Invocation, digest: str, output: str, node: str | Non
 
 @command.command("has")
 @click.argument("digests", nargs=-1, required=True)
+@click.option("--cluster", is_flag=True, help="On the node or at one of its healthy peers.")
 @through_node
 @current
-def has(invocation: Invocation, digests: tuple[str, ...], node: str | None, data: Path | None) -> None:
+def has(invocation: Invocation, digests: tuple[str, ...], cluster: bool, node: str | None, data: Path | None) -> None:
     """Say which of these the node has itself; exit code 4 if one is missing."""
-    invocation.run(_has(invocation, digests, node, data))
+    invocation.run(_has(invocation, digests, cluster, node, data))
 
 
-async def _has(invocation: Invocation, digests: tuple[str, ...], node: str | None, data: Path | None) -> None:
+async def _has(
+    invocation: Invocation, digests: tuple[str, ...], cluster: bool, node: str | None, data: Path | None
+) -> None:
     from holdfast.blob import Digest
     from holdfast.errors import NotFound
 
     wanted = [Digest.parse(text) for text in digests]
     async with client(invocation, node, data) as opened:
-        found = await opened.node.has(wanted)
+        found = await opened.node.has(wanted, cluster=cluster)
     if invocation.json:
         invocation.document({"has": {str(digest): digest in found for digest in wanted}})
     else:
@@ -87,7 +90,8 @@ async def _has(invocation: Invocation, digests: tuple[str, ...], node: str | Non
             invocation.data(f"{digest} {'yes' if digest in found else 'no'}")
     missing = [digest for digest in wanted if digest not in found]
     if missing:
-        raise NotFound(f"the node does not have {len(missing)} of {len(wanted)}, the first {missing[0]}")
+        who = "nobody here has" if cluster else "the node does not have"
+        raise NotFound(f"{who} {len(missing)} of {len(wanted)}, the first {missing[0]}")
 
 
 @command.command("where")

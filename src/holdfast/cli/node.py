@@ -82,7 +82,7 @@ async def _init(
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
 @click.option("--advertise", metavar="URL", help="Where others reach it [default: this host's address and the port].")
 @click.option("--peer", multiple=True, metavar="URL", help="A peer, [ID@]http://HOST:PORT; may be given again.")
-@click.option("--origin", metavar="TEMPLATE", help="Where to pull what nobody has: a URL with {digest} in it.")
+@click.option("--origin", metavar="TEMPLATE", help="Where to pull what nobody has: a URL with {digest}, or s3://...")
 @click.option("--open-read", is_flag=True, default=None, help="Give what no vault owns to everybody.")
 @click.option("--mdns", is_flag=True, default=None, help="Find peers on the local network.")
 @click.option("--cache", type=SIZE, help="Keep this much of what others asked for [default: 10 % of the capacity].")

@@ -69,12 +69,13 @@ class NodeCalls:
     async def where(self, digest: Digest) -> x.BlobPlaces:
         return await self.http.call(self.target, routes.WHERE, path={"digest": str(digest)}, grant=self._grant)
 
-    async def has(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Those that the node has itself."""
+    async def has(self, digests: Sequence[Digest], *, cluster: bool = False) -> set[Digest]:
+        """Those that the node has itself, or with ``cluster`` one of its healthy peers."""
         found: set[Digest] = set()
         for start in range(0, len(digests), m.HAS_DIGESTS_MAX):
             page = list(digests[start : start + m.HAS_DIGESTS_MAX])
-            answer = await self.http.call(self.target, routes.HAS, m.HasRequest(digests=page), grant=self._grant)
+            message = m.HasRequest(digests=page, cluster=cluster)
+            answer = await self.http.call(self.target, routes.HAS, message, grant=self._grant)
             found |= {digest for digest, bit in zip(page, m.bits_of(answer.bitmap, len(page)), strict=True) if bit}
         return found
 

@@ -215,12 +215,17 @@ class BlobRoutes:
         return m.Verified(state=state, receipt=self._receipt(digest, entry.size, entry.sequence))
 
     async def has(self, call: Call, message: m.HasRequest) -> m.HasAnswer:
-        """Which of these the caller could read here; of others' blobs it says no."""
+        """Which of these the caller could read here, or with ``cluster`` at a peer; of others' blobs it says no."""
         reader = self._exchange.trust.reader(call)
         found = await self._keeper.find_all(message.digests)
         bits = [
             _allows(reader, found.get(digest)) or self._exchange.passes(digest, reader) for digest in message.digests
         ]
+        if message.cluster and not all(bits):
+            self._exchange.trust.require_shared(call)
+            missing = [digest for digest, bit in zip(message.digests, bits, strict=True) if not bit]
+            elsewhere = await self._exchange.neighbours.anywhere(missing)
+            bits = [bit or digest in elsewhere for digest, bit in zip(message.digests, bits, strict=True)]
         return m.HasAnswer(bitmap=m.bitmap(bits))
 
     async def inventory(self, call: Call, message: m.InventoryQuery) -> m.InventoryPage:

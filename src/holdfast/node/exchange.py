@@ -32,6 +32,8 @@ from holdfast.wire import messages as m
 from holdfast.wire.serve import Call, StreamReply, parse_range
 from holdfast.worker import Progress, Worker
 
+STRANGER_S = 2.0
+"""Seconds between looks at the registry because somebody unknown asks."""
 EAGER_S = 2.0
 """Seconds between checks while a peer is newly away."""
 JOBS_AT_ONCE = 8
@@ -82,6 +84,7 @@ class Exchange:
     _jobs: dict[Digest, _Job] = field(default_factory=dict)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JOBS_AT_ONCE))
     _worker: Worker | None = None
+    _stranger_at: float = float("-inf")
 
     # -- life
 
@@ -102,6 +105,13 @@ class Exchange:
             )
             self.directory.troubled = self._worker.wake
         return self._worker
+
+    def stranger(self) -> None:
+        """Somebody unknown asked: perhaps the registry knows by now who it is."""
+        now = self.clock.monotonic()
+        if self._worker is not None and now - self._stranger_at >= STRANGER_S:
+            self._stranger_at = now
+            self._worker.wake()
 
     async def unit(self) -> Progress:
         """One look at the keys, the peers and the jobs that nobody asks for any more."""

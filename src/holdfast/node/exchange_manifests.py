@@ -52,6 +52,8 @@ class ManifestRoutes:
         name = manifests.checked_name(call.path["ref"])
         if message.node is None or message.node == self._exchange.me:
             kept, data = await self._kept.read(name)
+            if _is_known(call, kept):
+                return Reply(status=304, headers=_headers(kept))
             return Reply(msgspec.Raw(data), headers=_headers(kept))
         peer = self._exchange.directory.find(message.node)
         if peer is None:
@@ -69,7 +71,7 @@ class ManifestRoutes:
         kept = self._kept.find(name)
         if kept is None:
             raise NotFound(f"no manifest {name!r} is here")
-        return Reply(headers=_headers(kept))
+        return Reply(status=304 if _is_known(call, kept) else 200, headers=_headers(kept))
 
     async def put(self, call: Call, message: msgspec.Raw) -> Reply:
         """Keeps it if all its blobs are here (else 424) and the preconditions hold (else 412)."""
@@ -160,6 +162,12 @@ def precondition(headers: Mapping[str, str]) -> Precondition:
         none=False if none is None else True if none.strip() == "*" else _etags(none, "If-None-Match"),
         unmodified_since=moment,
     )
+
+
+def _is_known(call: Call, kept: Kept) -> bool:
+    """Does the reader hold exactly this one (If-None-Match; RFC 9110, 13.1.2)? BadRequest for no etags."""
+    field = call.headers.get("if-none-match")
+    return field is not None and (field.strip() == "*" or kept.etag in _etags(field, "If-None-Match"))
 
 
 def _etags(text: str, field: str) -> frozenset[Digest]:

@@ -93,6 +93,7 @@ def make_exchange(
         keys=keys,
         is_peer=lambda id_: (peer := found.find(id_)) is not None and "registry" in peer.found,
         open_read=open_read,
+        stranger=lambda: None if membership.is_alone else exchange.stranger(),
     )
     limit = settings.cache_bytes if keeper.store.alone else 0  # others may want what we would give up
     if limit is None:

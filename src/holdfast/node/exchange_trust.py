@@ -101,14 +101,17 @@ class Trust:
         keys: AuthorizedKeys,
         is_peer: Callable[[Id], bool],
         open_read: bool,
+        stranger: Callable[[], None] = lambda: None,
     ) -> None:
-        """``is_peer``: ids that the coordinator's registry names as nodes."""
+        """``is_peer``: ids that the coordinator's registry names as nodes. ``stranger`` is called when somebody unknown
+        asks, who may be a node that joined a moment ago."""
         self._me = me
         self._membership = membership
         self._permits = permits
         self._keys = keys
         self._is_peer = is_peer
         self._open_read = open_read
+        self._stranger = stranger
 
     def allowed(self, call: Call) -> Allowed:
         """What whoever sent ``call`` may do; Unauthorized or Denied without a right of any kind.
@@ -144,6 +147,7 @@ class Trust:
         elif rights:
             reader = Reader()
         else:
+            self._stranger()
             reader = self._permits.reader(None, caller)
         return Allowed(reader, "write" in rights, "delete" in rights)
 

@@ -77,6 +77,18 @@ class Neighbours:
         answers = await asyncio.gather(*(source.has(digest) for source in sources), return_exceptions=True)
         return [source.peer for source, answer in zip(sources, answers, strict=True) if answer is True]
 
+    async def anywhere(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Those of up to 4,096 that some healthy peer says that it has."""
+        sources = [self.source(peer) for peer in self.directory.usable(patient=True)]
+        answers = await asyncio.gather(*(source.has_all(digests) for source in sources), return_exceptions=True)
+        found: set[Digest] = set()
+        for answer in answers:
+            if isinstance(answer, list):
+                found |= {digest for digest, bit in zip(digests, answer, strict=True) if bit}
+            elif not isinstance(answer, HoldfastError):
+                raise answer
+        return found
+
     # -- checks
 
     async def unit(self) -> Progress:

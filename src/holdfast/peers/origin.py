@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 from holdfast import logs
@@ -21,6 +21,7 @@ from holdfast.blob import Buffer, Digest
 from holdfast.clock import Clock
 from holdfast.errors import BadConfig, BadRequest, HoldfastError, NotFound, TooManyRequests, Unavailable
 from holdfast.peers.race import ORIGIN, PATIENCE_S_MAX, Entrant
+from holdfast.peers.sources import Source
 from holdfast.stores.protocol import Body, Range
 from holdfast.wire.foreign import Answer, ForeignHttp, checked_target, origin
 from holdfast.wire.http import HttpClient, Target, checked_url
@@ -53,7 +54,7 @@ class Counters:
         """Why it is not asked now, empty while it is."""
 
 
-class _Resting:
+class Resting:
     """What all origins have in common: after a failure they are left alone for a moment."""
 
     def __init__(self, name: str, clock: Clock) -> None:
@@ -120,7 +121,7 @@ class _Sized:
         raise Unavailable(f"the origin's body ended after {seen} of {self.size} bytes")
 
 
-class HttpOrigin(_Resting):
+class HttpOrigin(Resting):
     """Any HTTP server, by a template such as ``https://cdn.example/blobs/{digest}``."""
 
     def __init__(
@@ -251,7 +252,7 @@ class UrlSource(HttpOrigin):
         return self._url
 
 
-class HoldfastOrigin(_Resting):
+class HoldfastOrigin(Resting):
     """Another holdfast node, which pulls for us as for any of its clients."""
 
     def __init__(self, url: str, id_: Id | None, *, http: HttpClient, clock: Clock) -> None:
@@ -274,7 +275,13 @@ class HoldfastOrigin(_Resting):
         """Nothing of its own is open."""
 
 
-Origin: TypeAlias = HttpOrigin | HoldfastOrigin
+class Origin(Source, Protocol):
+    """The last source. Asked as any source is; closed with the node."""
+
+    name: str
+    counters: Counters
+
+    async def close(self) -> None: ...
 
 
 def make_origin(
@@ -290,8 +297,6 @@ def make_origin(
     """The origin that a setting names; BadConfig for text that names none."""
     if "{" in text:
         return HttpOrigin(text, http=foreign, clock=clock, token=token, redirects=redirects, private=private)
-    if text.startswith("s3:"):
-        raise BadConfig("an origin in S3 is asked by its public or signed https address with {digest} in it")
     id_text, _, url = text.rpartition("@")
     try:
         id_ = Id.parse(id_text) if id_text else None

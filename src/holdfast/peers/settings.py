@@ -25,7 +25,8 @@ class PeersSettings:
     """A check, or an answer about a manifest, takes at most this long."""
 
     origin: str = ""
-    """The last source: a URL with ``{digest}`` in it, or ``[ID@]http://HOST:PORT`` of another holdfast node."""
+    """The last source: a URL with ``{digest}`` in it, ``s3://`` or ``nats://`` of a store, or ``[ID@]http://HOST:PORT``
+    of another holdfast node."""
 
     origin_token_file: str = ""
     """A file with the value of the Authorization header for the origin; else HOLDFAST_ORIGIN_TOKEN."""

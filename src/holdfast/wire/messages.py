@@ -645,6 +645,9 @@ class BlobStored(Answer, frozen=True, kw_only=True):
 
 
 class HasRequest(Request, frozen=True, kw_only=True):
+    """``cluster``: here or at a healthy peer; else here only."""
+
+    cluster: bool = False
     digests: Annotated[list[Digest], Meta(min_length=1, max_length=HAS_DIGESTS_MAX)]
 
 

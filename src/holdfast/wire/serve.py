@@ -363,7 +363,7 @@ class Service:
             return response
         if not isinstance(reply, Reply):
             reply = Reply(reply)
-        body = b"" if request.method == "HEAD" else m.encode(reply.message)
+        body = b"" if request.method == "HEAD" or reply.status == 304 else m.encode(reply.message)
         return self._signed(
             reply.status, {**reply.headers, "content-type": "application/json"}, body, signature, request
         )
@@ -433,7 +433,8 @@ class Service:
         if self._epoch is not None:
             fields["holdfast-epoch"] = "{}.{}".format(*self._epoch())
         if request.method != "HEAD":
-            fields["content-length"] = str(len(body))
+            if status != 304:  # RFC 9110, 8.6: there it would be the length of what is not sent
+                fields["content-length"] = str(len(body))
             fields["content-digest"] = signing.body_digest(body)
         if signature is not None:
             fields.update(signing.sign_answer(self._identity, status, fields, signature, self._time()))
