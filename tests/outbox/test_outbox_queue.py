@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import apsw
@@ -468,3 +469,39 @@ async def test_a_closed_outbox_says_so(rig: QueueRig) -> None:
     await queue.close()
     with pytest.raises(Unavailable, match="closed"):
         await queue.page()
+
+
+async def test_whoever_writes_for_others_may_be_cancelled(rig: QueueRig) -> None:
+    queue = await rig.open()
+    await queue.add(entry("a"))
+    adding = [asyncio.ensure_future(queue.add(entry(f"k{number}"))) for number in range(20)]
+    await asyncio.sleep(0)
+    adding[0].cancel()
+    results = await asyncio.gather(*adding, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    sequences = [found.sequence for found in await queue.page() if found.keys != ("a",)]
+    assert [found for found in results[1:] if isinstance(found, BaseException)] == []
+    assert set(results[1:]) <= set(sequences), "the others have theirs"
+    assert len(sequences) - len(results[1:]) in (0, 1), "the cancelled one is there or not"
+
+
+async def test_a_commit_that_fails_acknowledges_nobody(rig: QueueRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = await rig.open()
+    await queue.add(entry("a"))
+    change = queue._core.file.change
+
+    @contextlib.contextmanager
+    def failing(*, durable: bool = True) -> Iterator[None]:
+        with change(durable=durable):
+            yield
+            raise NoSpace("the disk is full")  # where the commit would be
+
+    monkeypatch.setattr(queue._core.file, "change", failing)
+    adding = [asyncio.ensure_future(queue.add(entry(f"k{number}"))) for number in range(3)]
+    await asyncio.sleep(0)
+    adding[0].cancel()
+    results = await asyncio.gather(*adding, return_exceptions=True)
+    assert [type(found) for found in results[1:]] == [NoSpace, NoSpace]
+    monkeypatch.undo()
+    assert [found.keys for found in await queue.page()] == [("a",)]
+    assert await queue.add(entry("b")) == 2
