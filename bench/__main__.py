@@ -21,7 +21,7 @@ _PARTS = {
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"
-_QUICK = Scale(size=16 * MIB, files=200, singles=50, repeat=1, memory_size=64 * MIB, packs=10_000)
+_QUICK = Scale(size=16 * MIB, files=200, singles=50, repeat=1, memory_size=64 * MIB, packs=10_000, entries=20_000)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--singles", type=int, help="small puts and gets one after another [500]")
     parser.add_argument("--memory-size", type=parse_size, help="bytes of the file for peak memory [1GiB]")
     parser.add_argument("--packs", type=int, help="packs in the coordinator's database [100000]")
+    parser.add_argument("--entries", type=int, help="entries that wait in an outbox [1000000]")
     parser.add_argument("--repeat", type=int, help="rounds, of which the median counts [3]")
     parser.add_argument("--data", type=Path, help="where to write, on the disk to measure [below bench/results]")
     parser.add_argument("--json", type=Path, help="where the details go [bench/results/TIME.json]")
@@ -64,7 +65,7 @@ def _scale(options: argparse.Namespace) -> Scale:
     scale = _QUICK if options.quick else Scale()
     if options.full:
         scale = replace(scale, memory_size=4 * GIB)
-    names = ("size", "files", "singles", "memory_size", "packs", "repeat")
+    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if any(value < 1 for value in given.values()):
         raise SystemExit("sizes and counts are at least 1")

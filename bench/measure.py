@@ -31,6 +31,7 @@ class Scale:
     repeat: int = 3  # rounds; the median counts
     memory_size: int = GIB  # bytes of the file whose put and get show the peak memory
     packs: int = 100_000  # packs in the coordinator's database
+    entries: int = 1_000_000  # entries that wait in an outbox
     nodes: int = 6
     copies: int = 5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import apsw
 
 from bench.measure import MIB, Rounds, Scale, alternate, seconds
+from bench.outbox_many import Looked, fill
 from bench.raw_pipeline import environment
 from bench.report import Figure, at_least, at_most, ratio_at_least
 from holdfast.outbox import Outbox, http
@@ -26,7 +28,12 @@ _NOWHERE = "http://127.0.0.1:9"
 
 def run(scale: Scale, directory: Path) -> list[Figure]:
     """All figures of this page; as many small entries as ``scale`` has small files, at most 5,000 of them synced."""
-    return [*_enqueue(scale, directory), _replay(scale, directory), _large(scale, directory)]
+    return [
+        *_enqueue(scale, directory),
+        _replay(scale, directory),
+        _large(scale, directory),
+        *_many(scale, directory),
+    ]
 
 
 def _enqueue(scale: Scale, directory: Path) -> list[Figure]:
@@ -110,6 +117,20 @@ def _large(scale: Scale, directory: Path) -> Figure:
         subprocess.run([*command, str(scale.memory_size)], env=environment(), check=True)
     name = f"outbox, growth of memory, a body of {scale.memory_size // MIB} MiB"
     return Figure(name, int(report.read_text()) / MIB, "MiB", goal=at_most(32))
+
+
+def _many(scale: Scale, directory: Path) -> list[Figure]:
+    below = directory / "many"
+    asyncio.run(fill(below, _NOWHERE, scale.entries))
+    command = [sys.executable, "-m", "bench.outbox_many", str(below)]
+    out = subprocess.run(command, env=environment(), check=True, stdout=subprocess.PIPE).stdout
+    looked = Looked(**json.loads(out))
+    name = f"outbox of {scale.entries:,} entries"
+    return [
+        Figure(f"{name}, start", looked.start_s * 1000, "ms", goal=at_most(2000)),
+        Figure(f"{name}, slowest page", looked.page_s * 1000, "ms"),
+        Figure(f"{name}, peak memory", looked.memory_bytes / MIB, "MiB", goal=at_most(150)),
+    ]
 
 
 @contextmanager

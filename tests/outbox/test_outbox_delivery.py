@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from tests.outbox.rigs import SteppedClock, body_of
 from tests.outbox.upstream import Upstream, half, hang, lost, portal, reset, status
 
 from holdfast.errors import BadRequest
-from holdfast.outbox import Entry, Outbox, OutboxSettings, State, http
+from holdfast.outbox import Entry, NewEntry, Outbox, OutboxSettings, State, http
 from holdfast.outbox.outcomes import Deferred, Delivered, Outcome
 from holdfast.wire import foreign
 
@@ -55,10 +55,15 @@ async def test_a_put_and_a_delete_arrive_and_leave_nothing_behind(outbox: Outbox
 @pytest.mark.parametrize(
     ("code", "state"),
     [
-        (400, State.REJECTED), (404, State.REJECTED), (413, State.REJECTED), (422, State.REJECTED),
+        (400, State.REJECTED), (402, State.REJECTED), (404, State.REJECTED), (405, State.REJECTED),
+        (410, State.REJECTED), (411, State.REJECTED), (413, State.REJECTED), (415, State.REJECTED),
+        (418, State.REJECTED), (422, State.REJECTED), (431, State.REJECTED), (451, State.REJECTED),
         (401, State.DEFERRED), (403, State.DEFERRED), (407, State.DEFERRED), (408, State.DEFERRED),
         (423, State.DEFERRED), (424, State.DEFERRED), (425, State.DEFERRED), (429, State.DEFERRED),
-        (301, State.DEFERRED), (307, State.DEFERRED), (500, State.DEFERRED), (503, State.DEFERRED),
+        (300, State.DEFERRED), (301, State.DEFERRED), (302, State.DEFERRED), (303, State.DEFERRED),
+        (304, State.DEFERRED), (307, State.DEFERRED), (308, State.DEFERRED), (500, State.DEFERRED),
+        (501, State.DEFERRED), (502, State.DEFERRED), (503, State.DEFERRED), (504, State.DEFERRED),
+        (507, State.DEFERRED), (511, State.DEFERRED),
     ],
 )  # fmt: skip
 async def test_each_code_ends_as_the_table_says(outbox: Outbox, up: Upstream, code: int, state: State) -> None:
@@ -72,6 +77,40 @@ async def test_each_code_ends_as_the_table_says(outbox: Outbox, up: Upstream, co
     await outbox.retry(found.sequence)
     assert (await outbox.flush()).delivered == 1
     assert up.files == {"/a": b"hello"}
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        (404, None), (410, None), (400, State.REJECTED), (405, State.REJECTED), (401, State.DEFERRED),
+        (403, State.DEFERRED), (423, State.DEFERRED), (429, State.DEFERRED), (302, State.DEFERRED),
+        (503, State.DEFERRED),
+    ],
+)  # fmt: skip
+async def test_each_code_to_a_delete_ends_as_the_table_says(
+    outbox: Outbox, up: Upstream, code: int, state: State | None
+) -> None:
+    up.files["/a"] = b"there"
+    up.rule("/a", status(code, Location="/elsewhere"))
+    await outbox.enqueue(http.delete(up.url + "/a"))
+    await outbox.flush()
+    assert [entry.state async for entry in outbox.entries()] == ([] if state is None else [state])
+    assert up.files == {"/a": b"there"}
+
+
+@pytest.mark.parametrize("code", [200, 201, 202, 204, 205, 207])
+@pytest.mark.parametrize("make", [http.put, http.delete])
+async def test_a_success_that_the_target_does_not_show_is_deferred(
+    outbox: Outbox, up: Upstream, code: int, make: Callable[[str], NewEntry]
+) -> None:
+    up.files["/a"] = b"there"
+    up.rule("/a", status(code))
+    await outbox.enqueue(make(up.url + "/a"), b"hello" if make is http.put else None)
+    await outbox.flush()
+    found = await only(outbox)
+    assert found.state is State.DEFERRED
+    assert "answered as done" in found.reason
+    assert up.files == {"/a": b"there"}
 
 
 @pytest.mark.parametrize("trouble", [reset, half])

@@ -39,7 +39,7 @@ class Outbox:
     ::
 
         import asyncio
-        from holdfast.outbox import Outbox, http
+        from holdfast.outbox import Outbox, State, http
 
         async def main() -> None:
             async with await Outbox.open("notes-outbox") as outbox:
