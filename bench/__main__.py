@@ -18,6 +18,7 @@ _PARTS = {
     "buckets": "NATS buckets of one and three copies beside the bare calls",
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
+    "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import http.client
+import json
 import shutil
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
 from holdfast.assemble import free_ports
+from holdfast.auth.identity import Id
 
 START_S = 30.0
 
@@ -26,10 +28,9 @@ def port() -> int:
 class Process:
     """A program that answers on ``port`` once it runs; it is ended with the context."""
 
-    def __init__(self, arguments: list[str], port: int, *, stop: bool = True) -> None:
+    def __init__(self, arguments: list[str], port: int) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self._stop = stop
         self._process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -53,7 +54,7 @@ class Process:
         self._process.kill()
         self._process.wait()
 
-    def __enter__(self) -> Process:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,13 +93,27 @@ class Node(Process):
             check=True, capture_output=True,
         )  # fmt: skip
 
-    def authorize(self, ids: list[str], rights: str) -> None:
-        """Before the start of what reads it: within 30 s of a running node."""
-        with (self.data / "authorized_keys").open("a") as file:
-            file.writelines(f"{id_} {rights}\n" for id_ in ids)
+    @property
+    def id(self) -> Id:
+        return Id.parse(json.loads(ask(self.port, "/v1/health")[1])["id"])
 
-    def own_rights(self) -> None:
-        """Whoever holds the node's key may do everything; nothing to write."""
+    def until_healthy(self, count: int) -> None:
+        """Returns once it finds ``count`` of its peers healthy."""
+        command = [sys.executable, "-m", "holdfast", "peers", "--json", "--node", self.url, "--data", str(self.data)]
+        until = time.monotonic() + START_S
+        while True:
+            found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+            if sum(peer["healthy"] for peer in found["peers"]) >= count:
+                return
+            if time.monotonic() > until:
+                raise RuntimeError(f"the peers are not healthy: {found}")
+            time.sleep(0.2)
+
+    @property
+    def processor_s(self) -> float:
+        """Seconds of processor time that it has used: what other work on the machine does not change much."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     @property
     def resident(self) -> int:
@@ -112,20 +127,28 @@ class Node(Process):
 class Nginx(Process):
     """nginx with its defaults for static files, serving ``directory``."""
 
-    def __init__(self, directory: Path, work: Path) -> None:
+    def __init__(self, directory: Path, work: Path, *, counting: bool = False) -> None:
+        """``counting``: keeps a log, from which ``requests`` reads."""
         work.mkdir(parents=True, exist_ok=True)
         number = port()
+        self.log = work / "access.log"
         configuration = work / "nginx.conf"
+        access = f"{self.log} path" if counting else "off"
         configuration.write_text(
             f"daemon off; worker_processes 2; pid {work}/pid; error_log {work}/error.log; user root;\n"
             "events { worker_connections 1024; }\n"
-            f"http {{ access_log off; sendfile on; keepalive_requests 1000000; client_body_temp_path {work}/body;\n"
+            f"http {{ log_format path '$uri'; access_log {access}; sendfile on; keepalive_requests 1000000;\n"
+            f"client_body_temp_path {work}/body;\n"
             f"proxy_temp_path {work}/proxy; fastcgi_temp_path {work}/fastcgi; uwsgi_temp_path {work}/uwsgi;\n"
             f"scgi_temp_path {work}/scgi;\n"
             f"server {{ listen 127.0.0.1:{number}; root {directory}; }} }}\n"
         )
         super().__init__(["nginx", "-c", str(configuration), "-p", str(work)], number)
         self.wait()
+
+    def requests(self, path: str) -> int:
+        """How often ``path`` was asked for."""
+        return self.log.read_text().split().count(path)
 
 
 def has_nginx() -> bool:
@@ -146,12 +169,3 @@ def ask(port: int, path: str) -> tuple[int, bytes]:
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Stack(ExitStack):
-    """Processes that end together."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return super().__exit__(kind, error, trace)

@@ -17,7 +17,7 @@ HEDGE_S = 0.02
 """The least time that a source gets for its first byte before the next one starts beside it."""
 PATIENCE_S_MAX = 0.25
 """The longest that a peer's usual time may hold up the next source."""
-HEAD_START_S = 0.018
+HEAD_START_S = 0.015
 """How long sources that cost nothing may be looked for before the last ones start. Below ``HEDGE_S``, so that a miss
 costs less than 20 ms more than the origin alone."""
 

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
 from holdfast.blob import Digest
-from holdfast.errors import Denied, HoldfastError, NotFound, Unauthorized, Unavailable
+from holdfast.errors import Denied, HoldfastError, NotFound, TimedOut, Unauthorized, Unavailable
 from holdfast.peers.ask import Asking
 from holdfast.peers.directory import Directory, Peer
 from holdfast.peers.race import OWNER, PEER, Entrant, Tier, peer_patience
@@ -117,6 +117,8 @@ class PeerSource:
             )
             bits = m.bits_of(answer.bitmap, len(digests))
         except HoldfastError as error:
+            if isinstance(error, TimedOut):
+                self.late(asyncio.get_running_loop().time() - began)
             self.failed(error)
             raise Unavailable(f"{self.peer.url}: {error.detail}") from error
         self.answered_at = asyncio.get_running_loop().time()
