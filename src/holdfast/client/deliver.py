@@ -14,14 +14,14 @@ from typing import Any
 
 from holdfast import logs
 from holdfast.auth.documents import canonical, uncanonical
-from holdfast.auth.identity import Identity
+from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Buffer, Digest
 from holdfast.client.commit_request import commit_request
 from holdfast.client.content import ContentReader
 from holdfast.client.coordinators import Coordinators
 from holdfast.client.drafts import KnownRecipe
 from holdfast.client.index import Index
-from holdfast.client.index_file import Batch, SeenRef
+from holdfast.client.index_file import Batch, NodeRow, SeenRef
 from holdfast.client.names import Found, Names
 from holdfast.client.outbox_door import OutboxDoor
 from holdfast.client.plans import Plans
@@ -30,7 +30,7 @@ from holdfast.client.ref_entry import NameState, RefEntry, decode, fingerprint, 
 from holdfast.client.shards import ShardSender
 from holdfast.codec import refs
 from holdfast.codec.keys import VaultKeys
-from holdfast.codec.refs import RefKind
+from holdfast.codec.refs import Ref, RefKind
 from holdfast.errors import Corrupt, HoldfastError, NotFound
 from holdfast.outbox.entry import Entry
 from holdfast.outbox.outcomes import (
@@ -56,10 +56,14 @@ _log = logs.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A name as the coordinator has it now; ``etags``: of all its states that are kept."""
+    """A name as the coordinator has it now; ``kept``: all its states that it still has, with their records."""
 
     found: Found | None
-    etags: frozenset[Digest]
+    kept: tuple[tuple[Ref, bytes], ...] = ()
+
+    @property
+    def etags(self) -> set[Digest]:
+        return {ref.etag for ref, _ in self.kept}
 
     @property
     def state(self) -> NameState:
@@ -68,12 +72,17 @@ class Present:
 
 @dataclass(slots=True)
 class _Try:
-    """One entry under way. ``over``: the states it goes out over; ``left``: what is there of names that are done."""
+    """One entry under way. ``over``: the states it goes out over; ``left``: what is there of names that are done.
+
+    ``nodes`` and ``places``: who holds its packs.
+    """
 
     entry: Entry
     said: RefEntry
     over: dict[str, NameState]
     left: dict[str, NameState] = field(default_factory=dict)
+    nodes: dict[Digest, list[NodeRow]] = field(default_factory=dict)
+    places: Batch = field(default_factory=Batch)
 
 
 class RefDelivery:
@@ -136,7 +145,7 @@ class RefDelivery:
             prepared, pack = await self._pool.run(prepare, self._keys, self._device, changes, trial.over)
             results = await self._commit(trial, prepared, pack)
             if all(_stands(one, result) for one, result in zip(prepared, results, strict=True)):
-                await self._remember(prepared)
+                await self._remember(prepared, trial.places)
                 done = {one.change.path: state_of(one.ref) for one in prepared if not one.change.ancestor}
                 return Delivered(left_of({**trial.left, **done}))
             if any(result.state == "packs-gone" for result in results):
@@ -160,17 +169,18 @@ class RefDelivery:
         registered: list[Digest] = []
         new: list[m.PackReceipts] = []
         for number, digest in enumerate(queued):
-            receipts = await self._sent(digest, said)
+            receipts = await self._sent(digest, trial)
             if receipts is None:
                 registered.append(digest)
                 continue
             new.append(receipts)
             if len(new) >= REGISTER_PACKS and number + 1 < len(queued):
-                await self._register(new, said)
+                await self._register(new, trial)
                 registered += [one.digest for one in new]
                 new.clear()
         if pack is not None:
             sent = await self._sender.send(pack.digest, pack.data, self._plans(said.copies, said.allow_degraded))
+            self._places(trial, sent.digest, sent.size, [NodeRow(one.id, one.name, one.url) for one in sent.nodes])
             new.append(m.PackReceipts(digest=sent.digest, size=sent.size, receipts=list(sent.receipts)))
         answer = await self._coordinators.ask(
             routes.COMMIT,
@@ -190,9 +200,9 @@ class RefDelivery:
             raise _Lied("the coordinator's answer to a commit has another shape than the commit")
         return answer.groups[0]
 
-    async def _sent(self, digest: Digest, said: RefEntry) -> m.PackReceipts | None:
+    async def _sent(self, digest: Digest, trial: _Try) -> m.PackReceipts | None:
         """The receipts of a queued pack, which is sent if it was not yet; None if it is registered already."""
-        queue = (await self._door.open()).queue
+        queue, said = (await self._door.open()).queue, trial.said
         async with self._sending.setdefault(digest, asyncio.Lock()):
             facts = await queue.pack_facts(digest)
             if not facts:
@@ -203,14 +213,22 @@ class RefDelivery:
                     if await self._pool.run(Digest.of, data) != digest:
                         raise Corrupt(f"the pack {digest} in the outbox fails its check: the disk changed it")
                     sent = await self._sender.send(digest, data, self._plans(said.copies, said.allow_degraded))
-                facts = canonical([False, sent.size, list(sent.receipts)])
+                nodes = [[bytes(node.id), node.name, node.url] for node in sent.nodes]
+                facts = canonical([False, sent.size, list(sent.receipts), nodes])
                 await queue.pack_sent(digest, facts)
         self._sending.pop(digest, None)
-        registered, size, receipts = uncanonical(facts, "what is known of a queued pack")
+        registered, size, receipts, nodes = uncanonical(facts, "what is known of a queued pack")
+        self._places(trial, digest, size, [NodeRow(Id(id_), name, url) for id_, name, url in nodes])
         return None if registered else m.PackReceipts(digest=digest, size=size, receipts=receipts)
 
-    async def _register(self, packs: Sequence[m.PackReceipts], said: RefEntry) -> None:
-        queue = (await self._door.open()).queue
+    def _places(self, trial: _Try, digest: Digest, size: int, nodes: list[NodeRow]) -> None:
+        """For reads when the coordinator does not answer."""
+        trial.nodes[digest] = nodes
+        trial.places.packs[digest] = (size, [row.id for row in nodes])
+        trial.places.nodes.update({row.id: row for row in nodes})
+
+    async def _register(self, packs: Sequence[m.PackReceipts], trial: _Try) -> None:
+        queue, said = (await self._door.open()).queue, trial.said
         await self._coordinators.ask(
             routes.REGISTER,
             m.RegisterRequest(
@@ -218,7 +236,8 @@ class RefDelivery:
             ),
         )
         for pack in packs:
-            await queue.pack_sent(pack.digest, canonical([True, pack.size, []]))
+            nodes = [[bytes(row.id), row.name, row.url] for row in trial.nodes[pack.digest]]
+            await queue.pack_sent(pack.digest, canonical([True, pack.size, [], nodes]))
 
     async def _forget(self, gone: Iterable[Digest]) -> None:
         """These packs must be sent again."""
@@ -251,6 +270,8 @@ class RefDelivery:
                 trial.over[one.change.path] = present.state
             elif await self._is_same(one, present):
                 trial.left[one.change.path] = present.state
+            elif (done := await self._done_before(one, present)) is not None:
+                trial.left[one.change.path] = state_of(done)
             else:
                 conflicts.append((one, present))
         if not conflicts:
@@ -261,13 +282,13 @@ class RefDelivery:
         try:
             found = await self._names.find_any(path, fresh=True)
             if found is None:
-                return Present(None, frozenset())
+                return Present(None)
             versions = await self._names.history(path)
         except NotFound:
-            return Present(None, frozenset())
+            return Present(None)
         except Corrupt as error:  # the coordinator's bytes, not ours
             raise _Lied(error.detail) from error
-        return Present(found, frozenset([found.ref.etag, *(ref.etag for ref, _ in versions)]))
+        return Present(found, ((found.ref, found.record), *((ref, version.record) for ref, version in versions)))
 
     async def _is_same(self, one: Prepared, present: Present) -> bool:
         """Does what is there hold the same bytes, whoever wrote them? A directory is like any other."""
@@ -286,6 +307,27 @@ class RefDelivery:
         except Corrupt:
             return False  # nobody can read it: that is no delivery
         return opened.recipe.content_id == one.change.content
+
+    async def _done_before(self, one: Prepared, present: Present) -> Ref | None:
+        """The same write by this device, not older than what it was made over: an online one whose answer was lost, so
+        that it was queued, too."""
+        for ref, record in present.kept:
+            said, ours = ref.sealed.attributes, one.ref.sealed.attributes
+            if ref.clear.author != self._device.id or ref.clear.version < one.ref.clear.version:
+                continue
+            if ref.clear.kind is not one.ref.clear.kind:
+                continue
+            if ref.clear.kind is RefKind.TOMBSTONE:
+                return ref
+            if said != ours or not one.change.content:
+                continue
+            try:
+                opened = await self._content.open(Found(ref, record, b"", {}), with_data=False)
+            except Corrupt:
+                continue
+            if opened.recipe.content_id == one.change.content:
+                return ref
+        return None
 
     def _is_base(self, one: Prepared, present: Present, trial: _Try) -> bool:
         """May the change go out over the present state, because nobody else has changed anything since?"""
@@ -336,9 +378,11 @@ class RefDelivery:
 
         return Conflicted(reason, facts, content=content)
 
-    async def _remember(self, prepared: Sequence[Prepared]) -> None:
-        """What is committed now, for reads and for the next put; written before the entry leaves the queue."""
-        batch = Batch()
+    async def _remember(self, prepared: Sequence[Prepared], batch: Batch) -> None:
+        """What is committed now, for reads and for the next put; written before the entry leaves the queue.
+
+        ``batch``: who holds the packs.
+        """
         for one in prepared:
             change, ref = one.change, one.ref
             version = 0 if change.ancestor else ref.clear.version  # another directory may stand there

@@ -350,6 +350,7 @@ class Names:
         held = {
             digest: [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders]
             for digest, holders in rows.items()
+            if holders
         }
         return Found(ref, seen.record, seen.keep, held, cached=True, seen=seen.at)
 
