@@ -136,7 +136,9 @@ def make_exchange(
         exchange,
         manifests,
         [exchange.worker(), settling],
-        (lambda: discovery.Mdns(me, directory.record.name, url())) if settings.mdns else None,
+        (lambda: discovery.Mdns(me, directory.record.name, url(), found=lambda: found.troubled()))
+        if settings.mdns
+        else None,
     )
     if settings.mdns:
         neighbours.add_finder("mdns", made.found_by_mdns)

@@ -68,8 +68,9 @@ class Mdns:
     Anybody on the network may show anything: what is found is asked who it is, and its blobs are checked.
     """
 
-    def __init__(self, me: Id, name: str, url: str) -> None:
-        """``url``: where others reach this node."""
+    def __init__(self, me: Id, name: str, url: str, *, found: Callable[[], None] = lambda: None) -> None:
+        """``url``: where others reach this node. ``found`` is called when somebody has shown itself."""
+        self._tell = found
         self._me = me
         self._name = name
         self._url = url
@@ -139,6 +140,7 @@ class Mdns:
             if address is not None and address.id != self._me:
                 self._found[name] = address
                 _log.info("peer_shown", id=str(address.id), url=address.url)
+                self._tell()
 
 
 def address_of(properties: dict[bytes, bytes | None], addresses: Sequence[str], port: int) -> Address | None:
