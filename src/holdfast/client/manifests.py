@@ -31,6 +31,8 @@ from holdfast.pool import Pool
 from holdfast.wire.messages import HAS_DIGESTS_MAX
 
 PULL_WAIT_S = 2.0
+NOBODY_ROUNDS = 3
+"""Times in a row that nobody has something before a sync believes it."""
 IDLE_ROUNDS_MAX = 30
 """Rounds in which nothing came before a sync gives up; each waits ``PULL_WAIT_S``."""
 
@@ -90,7 +92,7 @@ class ManifestWork:
 
     async def _bring(self, found: Manifest, progress: Progress | None) -> int:
         wanted = shuffled(sorted(found.digests()), self._randomness)
-        total, had, idle = len(wanted), None, 0
+        total, had, idle, lost = len(wanted), None, 0, 0
         while wanted:
             page = wanted[:HAS_DIGESTS_MAX]
             here, answer = await self._node.pull(page, hold=True, wait_s=0.0 if had is None else PULL_WAIT_S)
@@ -100,8 +102,11 @@ class ManifestWork:
             idle = 0 if here else idle + 1
             if progress is not None:
                 progress(total - len(wanted), total)
-            if answer.nobody:
+            lost = lost + 1 if answer.nobody else 0
+            if lost >= NOBODY_ROUNDS:
                 raise NotFound(f"nobody has {answer.nobody[0]} and {len(answer.nobody) - 1} other blobs of it")
+            if lost:
+                await asyncio.sleep(PULL_WAIT_S)  # a peer that was busy or has just started is asked again
             if idle > IDLE_ROUNDS_MAX:
                 raise Unavailable(answer.reason or "nothing came for a minute; sync again to go on")
         return total - (had or 0)

@@ -1,0 +1,120 @@
+"""A node that is killed with SIGKILL while it syncs: it finishes or goes on, and never says what it does not have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from holdfast import assemble
+from holdfast.blob import Digest
+from holdfast.errors import HoldfastError, NotFound
+from holdfast.peers import manifest as manifests
+
+BLOBS = 80
+BLOB_BYTES_MAX = 400_000
+START_S = 60
+
+
+class Node:
+    """A node of its own as a process."""
+
+    def __init__(self, data: Path, port: int, *arguments: str) -> None:
+        self.data = data
+        self.url = f"http://127.0.0.1:{port}"
+        self._arguments = ["--data", str(data), "--listen", f"127.0.0.1:{port}", "--open-read", *arguments]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "holdfast", "node", "run", *self._arguments,
+            stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        async with asyncio.timeout(START_S):
+            while True:
+                with contextlib.suppress(HoldfastError):
+                    async with self.client() as client:
+                        await client.node.peers()
+                    return
+                await asyncio.sleep(0.02)
+
+    async def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[assemble.ExchangeClient]:
+        async with assemble.open_exchange(node=self.url, data=self.data) as opened:
+            yield opened
+
+
+async def check(node: Node, name: str) -> bool:
+    """Is the manifest there? If so all its blobs are here, and right."""
+    async with node.client() as client:
+        try:
+            data = await client.node.manifest(name)
+        except NotFound:
+            return False
+        wanted = sorted(manifests.decode(data, name).digests())
+        assert await client.node.has(wanted) == set(wanted), "a manifest was saved whose blobs are not all here"
+        for digest in wanted:
+            async with client.node.read(digest) as body:
+                assert Digest.of(b"".join([bytes(piece) async for piece in body])) == digest
+    return True
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+async def test_a_sync_that_is_killed_goes_on(tmp_path: Path, rounds: int) -> None:
+    chance = random.Random(rounds)
+    ports = await assemble.free_ports(2)
+    for name in ("source", "target"):
+        await assemble.init_node(tmp_path / name, join=None, name=name)
+    source = Node(tmp_path / "source", ports[0])
+    target = Node(tmp_path / "target", ports[1], "--peer", f"http://127.0.0.1:{ports[0]}")
+    saved = resumed = 0
+    try:
+        await source.start()
+        await target.start()
+        for number in range(rounds):
+            name, tree = f"round-{number}", tmp_path / f"tree-{number}"
+            tree.mkdir()
+            for file in range(BLOBS):
+                (tree / f"{file}").write_bytes(os.urandom(chance.randint(0, BLOB_BYTES_MAX)))
+            async with source.client() as client:
+                await client.pusher.push(tree, name)
+
+            async def sync(name: str = name) -> int:
+                async with target.client() as client:
+                    return (await client.work.sync(name)).brought
+
+            syncing = asyncio.ensure_future(sync())
+            await asyncio.sleep(chance.uniform(0.05, 0.5))
+            await target.kill()
+            with contextlib.suppress(HoldfastError):
+                await syncing
+            await target.start()
+            saved += await check(target, name)
+            async with asyncio.timeout(START_S):
+                while True:  # it has just started and may not have met its peer yet
+                    with contextlib.suppress(HoldfastError):
+                        resumed += 0 < await sync() < BLOBS
+                        break
+                    await asyncio.sleep(0.1)
+            assert await check(target, name)
+            async with target.client() as client:
+                out = tmp_path / f"out-{number}"
+                await client.work.sync(name, directory=out)
+            assert {file.name: file.read_bytes() for file in out.iterdir()} == {
+                file.name: file.read_bytes() for file in tree.iterdir()
+            }
+    finally:
+        await source.kill()
+        await target.kill()
+    print(f"{rounds} rounds: {saved} were saved before the kill, {resumed} went on with what had come")
