@@ -12,6 +12,7 @@ from tests.coordinator.hall import Device, Hall, digest_of
 from holdfast.auth.documents import open_signed
 from holdfast.auth.grants import GRANT_LIFE_S_MAX, Grant
 from holdfast.auth.identity import Identity
+from holdfast.auth.invites import from_line
 from holdfast.coordinator.registry import Node, Registry
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.errors import Conflict, Denied, NoSpace, TooFewNodes, Unavailable
@@ -237,6 +238,22 @@ async def test_two_nodes_on_one_store_are_one_node(bare_hall: Hall) -> None:
     await bare_hall.add_node("twin", store=bare_hall.nodes[0].store)
     with pytest.raises(TooFewNodes, match="only 4"):
         await plan(bare_hall)
+
+
+async def test_another_disk_in_a_known_node_is_refused_until_the_node_was_removed(hall: Hall) -> None:
+    node = hall.nodes[0]
+    was, node.store = node.store, b"another disk 123"
+    with pytest.raises(Denied, match="another store than it joined with: is the right disk mounted"):
+        await node.beat()
+    line = hall.made.invites["node"]
+    with pytest.raises(Denied, match="registered with another store; make a new node"):
+        await node.join(from_line(line))
+    await hall.owner.ask(routes.NODE_REMOVE, m.RemoveOrder(force=True), {"id": str(node.id)})
+    await node.join(from_line(line))  # an empty node now
+    assert (await node.beat()).state == "up"
+    node.store = was
+    with pytest.raises(Denied):
+        await node.beat()
 
 
 async def test_enough_nodes_that_do_not_answer_is_unavailable(hall: Hall) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from holdfast import assemble
 from holdfast.blob import Digest
 from holdfast.coordinator.app import Coordinator
 from holdfast.coordinator.registry import Node
+from holdfast.errors import Conflict, HoldfastError
 from holdfast.metadata import queries_status
 from holdfast.node.app import Node as NodeApp
 from holdfast.stores.disk import DiskStore
@@ -335,6 +337,65 @@ def test_a_drained_node_is_empty_and_can_be_removed(tmp_path: Path) -> None:
         await check(grid, contents)
 
     story(tmp_path, tell)
+
+
+def test_a_node_leaves_from_its_own_machine_once_others_have_what_it_kept(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        contents = await fill(grid)
+        victim = (await holders(grid))[0]
+        heard: list[int | None] = []
+        machine = grid.machine(victim.name)
+        first = asyncio.create_task(assemble.leave(victim.data, told=heard.append, machine=machine))
+        while not heard:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(1)
+        first.cancel()  # stopped in the middle: it goes on being emptied
+        await asyncio.gather(first, return_exceptions=True)
+        assert (await grid.states())[victim.name] == "draining"
+        heard.clear()
+        again = asyncio.create_task(assemble.leave(victim.data, told=heard.append, machine=machine))
+        while not heard:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(1)
+        await grid.kill(grid.coordinator)
+        await asyncio.sleep(30)
+        await grid.start(grid.coordinator)
+        async with asyncio.timeout(60 * MINUTE):
+            assert await again == victim.name
+        assert heard[0]
+        assert None in heard
+        assert victim.name not in await grid.states()
+        assert min(await copies(grid)) >= 5
+        await grid.kill(victim)
+        await check(grid, contents)
+        with pytest.raises(HoldfastError):
+            await assemble.leave(victim.data, machine=machine)
+
+    story(tmp_path, tell)
+
+
+def test_a_node_may_leave_at_once_unless_something_would_be_lost(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        contents = await fill(grid, files=1)
+        leaver, *others = grid.nodes
+        machine = grid.machine(leaver.name)
+        for node in others:
+            await grid.kill(node)
+        await asyncio.sleep(3 * MINUTE)
+        with pytest.raises(Conflict, match="no live copy but that of"):
+            await assemble.leave(leaver.data, now=True, machine=machine)
+        for node in others:
+            await grid.start(node)
+        await grid.until_up(len(grid.nodes))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5 * MINUTE):
+                await assemble.leave(leaver.data, machine=machine)  # there is no sixth node to take the copies
+        assert await assemble.stay(leaver.data, machine=machine) == leaver.name
+        assert (await grid.states())[leaver.name] == "up"
+        await assemble.leave(leaver.data, now=True, machine=machine)
+        assert leaver.name not in await grid.states()
+        await grid.kill(leaver)
+        await check(grid, contents)
+
+    story(tmp_path, tell, nodes=5)
 
 
 def test_maintenance_is_waited_for(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from holdfast.assemble.homes import key_facts as key_facts
     from holdfast.assemble.homes import open_network as open_network
     from holdfast.assemble.homes import recovery_words as recovery_words
+    from holdfast.assemble.leaving import leave as leave
+    from holdfast.assemble.leaving import stay as stay
     from holdfast.assemble.machine import THIS_MACHINE as THIS_MACHINE
     from holdfast.assemble.machine import Machine as Machine
     from holdfast.assemble.node_stores import reserve_bytes as reserve_bytes
@@ -68,6 +70,8 @@ _HOME = {
     "home_counts": "outboxes",
     "open_outbox": "outboxes",
     "outbox_counts": "outboxes",
+    "leave": "leaving",
+    "stay": "leaving",
     "OpenVault": "vaults",
     "open_vault": "vaults",
     "Running": "servers",
@@ -110,6 +114,7 @@ __all__ = [
     "init_node",
     "is_sealed",
     "key_facts",
+    "leave",
     "make_coordinator",
     "make_node",
     "make_store",
@@ -123,6 +128,7 @@ __all__ = [
     "reserve_bytes",
     "scale_store",
     "space",
+    "stay",
     "time_syncs",
 ]
 

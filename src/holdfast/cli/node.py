@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from holdfast.cli.invocation import Invocation, current
+from holdfast.cli.node_leave import command as leave
 from holdfast.cli.serving import listen_address, listening, serve, tls_context
 from holdfast.cli.verb import SIZE, VerbGroup
 from holdfast.errors import UsageError
@@ -19,6 +20,9 @@ NODE_PORT = 7420
 @click.group("node", cls=VerbGroup)
 def command() -> None:
     """Lend disk to a network: make a node here, and run it."""
+
+
+command.add_command(leave)
 
 
 @command.command("init")

@@ -155,7 +155,7 @@ class NetworkCalls:
         return await self._coordinators.ask(routes.REPAIR, m.RepairOrder(order=order))
 
     async def drain_node(self, id_: Id, drain: bool = True) -> m.NodeInfo:
-        """Operators only: its packs are copied elsewhere, then leave it."""
+        """Operators and the node itself: its packs are copied elsewhere, then leave it."""
         return await self._coordinators.ask(routes.NODE_DRAIN, m.DrainOrder(drain=drain), path={"id": str(id_)})
 
     async def maintain_node(self, id_: Id, seconds: float) -> m.NodeInfo:
@@ -163,9 +163,12 @@ class NetworkCalls:
         order = m.MaintenanceOrder(seconds=seconds)
         return await self._coordinators.ask(routes.NODE_MAINTENANCE, order, path={"id": str(id_)})
 
-    async def remove_node(self, id_: Id, force: bool = False) -> None:
-        """Operators only. Conflict while packs have too few copies without it, unless ``force``."""
-        await self._coordinators.ask(routes.NODE_REMOVE, m.RemoveOrder(force=force), path={"id": str(id_)})
+    async def remove_node(self, id_: Id, force: bool = False, now: bool = False) -> None:
+        """Operators and, but for ``force``, the node itself. Conflict while packs have too few copies without it.
+
+        ``now``: only while something would be lost.
+        """
+        await self._coordinators.ask(routes.NODE_REMOVE, m.RemoveOrder(force=force, now=now), path={"id": str(id_)})
 
     async def policy(self) -> m.Policy:
         return await self._coordinators.ask(routes.POLICY)

@@ -44,13 +44,22 @@ class Orders:
         return await self._nodes.info(node)
 
     async def remove(self, call: Call, request: m.RemoveOrder) -> m.Empty:
-        """Forgets a node and its copies. Conflict while packs have too few copies without it, unless forced."""
+        """Forgets a node and its copies. Conflict while packs have too few copies without it, unless forced.
+
+        ``now``: Conflict only while a pack has no live copy elsewhere.
+        """
         state = self._state
         node = self._node(call, itself=not request.force)
         net = self._repair.net()
         without = replace(net, holders={number: one for number, one in net.holders.items() if number != node.number})
         if not request.force:
-            packs = await state.database.run(_needed, node.number, without)
+            packs = await state.database.run(_needed, node.number, without, request.now)
+            if packs and request.now:
+                raise Conflict(
+                    f"{packs} packs have no live copy but that of {node.name}: they would be lost. Let it leave "
+                    "without --now, or an operator says: holdfast nodes remove --force",
+                    packs=packs,
+                )
             if packs:
                 raise Conflict(
                     f"{packs} packs have too few copies without {node.name}: empty it first (holdfast nodes drain), "
@@ -92,9 +101,10 @@ class Orders:
         return node
 
 
-def _needed(connection: Connection, node: int, without: Net) -> int:
-    """How many packs of ``node`` have fewer copies than they should if it is not counted."""
-    return sum(1 for row in queries_repair.affected(connection, [node]) if assess(Shape(*row), without) is not None)
+def _needed(connection: Connection, node: int, without: Net, now: bool) -> int:
+    """How many packs of ``node`` have fewer copies than they should if it is not counted; ``now``: no copy."""
+    needs = (assess(Shape(*row), without) for row in queries_repair.affected(connection, [node]))
+    return sum(1 for need in needs if need is not None and (not now or need.live == 0))
 
 
 def _remove(connection: Connection, node: int) -> set[int]:

@@ -630,9 +630,10 @@ class DrainOrder(Request, frozen=True, kw_only=True):
 
 
 class RemoveOrder(Request, frozen=True, kw_only=True):
-    """``force``: also while it holds copies that have not been made elsewhere."""
+    """``force``: also while it holds copies that have not been made elsewhere; ``now``: if each pack has another."""
 
     force: bool = False
+    now: bool = False
 
 
 # --- blobs ------------------------------------------------------------------------------------------------------------
