@@ -14,7 +14,7 @@ proves possession to nobody; receipts and audits do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.blob import Digest
@@ -57,6 +57,18 @@ class Roots:
         self._counts = [0] * PREFIXES
         for digest in digests:
             self.add(digest)
+
+    @classmethod
+    def restored(cls, prefixes: bytes, counts: Sequence[int]) -> Roots:
+        """From ``prefixes`` and the counts of each prefix; ValueError if they are not 256 of each."""
+        if len(prefixes) != ROOTS_BYTES or len(counts) != PREFIXES or min(counts) < 0:
+            raise ValueError("these are not the sums of 256 prefixes")
+        roots = cls()
+        starts = range(0, ROOTS_BYTES, ROOT_BYTES)
+        roots._sums = [int.from_bytes(prefixes[start : start + ROOT_BYTES], "big") for start in starts]
+        roots._counts = list(counts)
+        roots.count = sum(counts)
+        return roots
 
     def add(self, digest: Digest) -> None:
         """``digest`` was not in the set and is now."""

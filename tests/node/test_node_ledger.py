@@ -17,7 +17,9 @@ from holdfast.blob import Digest
 from holdfast.errors import BadConfig, StorePoisoned
 from holdfast.files import OsFiles
 from holdfast.inventory import Roots, inner_roots
-from holdfast.node.ledger import SEQUENCE_BLOCK, Ledger
+from holdfast.node import ledger_file
+from holdfast.node.ledger import Ledger
+from holdfast.node.ledger_file import SEQUENCE_BLOCK
 from holdfast.pool import InlinePool, ThreadPool
 
 DIGESTS = [Digest.of(bytes([number])) for number in range(12)]
@@ -80,11 +82,43 @@ async def test_sequences_rise_over_restarts_losses_and_old_copies(tmp_path: Path
 
 async def test_sequences_rise_when_a_block_is_used_up(tmp_path: Path) -> None:
     async with opened(tmp_path) as ledger:
-        ledger._next = ledger._limit - 1
+        ledger._file._next = ledger._file._limit - 1
         last = await ledger.record(DIGESTS[0], 1, VAULT.id)
         first = await ledger.record(DIGESTS[0], 1, VAULT.id)
         assert first == last + 1
         assert int((tmp_path / "sequence").read_text()) >= first + SEQUENCE_BLOCK - 1
+
+
+@pytest.mark.parametrize("threads", [True, False])
+async def test_many_rows_are_counted_while_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: bool
+) -> None:
+    """After an unclean stop; the sums are those of a ledger that was counted before anything changed."""
+    monkeypatch.setattr(ledger_file, "COUNT_AT_START", 10)
+    digests = [Digest.of(number.to_bytes(2, "big")) for number in range(1500)]
+    async with opened(tmp_path, clean=False) as ledger:
+        await asyncio.gather(*(ledger.record(digest, 3, VAULT.id) for digest in digests[:1000]))
+        await asyncio.gather(*(ledger.record(digest, 5, None, "cache") for digest in digests[1000:1200]))
+    pools = [ThreadPool(1), ThreadPool(1)] if threads else [InlinePool(), InlinePool()]
+    ledger = await Ledger.open(tmp_path, files=OsFiles(), writer=pools[0], reader=pools[1])
+    assert ledger.roots.count < 1000
+    await asyncio.gather(
+        *(ledger.remove(digest) for digest in digests[100:400]),
+        *(ledger.record(digest, 3, VAULT.id) for digest in digests[1200:]),
+        *(ledger.record(digest, 3, VAULT.id) for digest in digests[1100:1200]),
+    )
+    await ledger.counted()
+    held = digests[:100] + digests[400:1000] + digests[1100:]
+    assert ledger.roots.root == Roots(held).root
+    assert (ledger.roots.count, ledger.held_bytes) == (len(held), 3 * len(held) + 5 * 100)
+    assert ledger.shared["cache"] == (100, 500)
+    await ledger.close()
+    monkeypatch.setattr(ledger_file.LedgerFile, "count", None)  # nothing is counted after a clean stop
+    async with opened(tmp_path) as ledger:
+        assert (ledger.roots.root, ledger.held_bytes) == (Roots(held).root, 3 * len(held) + 500)
+        assert ledger.shared["cache"] == (100, 500)
+    for pool in pools:
+        pool.close()
 
 
 async def test_puts_side_by_side_share_transactions(tmp_path: Path) -> None:
@@ -147,10 +181,10 @@ async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path) -> N
         def fails(*_: object) -> None:
             raise apsw.IOError("disk I/O error")
 
-        good, ledger._write = ledger._write, fails  # type: ignore[method-assign,assignment]
+        good, ledger._file.write = ledger._file.write, fails  # type: ignore[method-assign,assignment]
         with pytest.raises(StorePoisoned):
             await ledger.record(DIGESTS[1], 1, VAULT.id)
-        ledger._write = good  # type: ignore[method-assign]
+        ledger._file.write = good  # type: ignore[method-assign]
         with pytest.raises(StorePoisoned):
             await ledger.record(DIGESTS[1], 1, VAULT.id)
         assert await ledger.find(DIGESTS[0]) is not None

@@ -367,7 +367,7 @@ async def test_a_join_that_is_not_good_leaves_no_trace(unmade_house: House) -> N
 
 
 async def test_a_ledger_that_cannot_write_makes_the_node_read_only(house: House) -> None:
-    house.running.ledger.broken = "the ledger cannot be written"
+    house.running.ledger._file.broken = "the ledger cannot be written"
     assert house.running.health() != "ok"
     assert house.running.heartbeat().read_only
     with contextlib.suppress(Exception):

@@ -16,6 +16,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import BadConfig, Corrupt, NoSpace, NotFound, Unavailable
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
+from holdfast.stores import disk_changes
 from holdfast.stores.disk import DiskStore, Verdict
 from holdfast.stores.disk_commit import DirectorySyncs
 from holdfast.stores.disk_health import DiskHealth
@@ -225,6 +226,7 @@ async def test_an_empty_file_at_the_start_is_no_blob(disk: Disk) -> None:
     await put_bytes(store, b"")
     await store.close()
     disk.path(Digest.of(b"torn")).write_bytes(b"")
+    (disk.root / "clean.json").unlink()  # after a power cut
     store = await disk.open()
     assert await store.stat([Digest.of(b"torn"), Digest.of(b"")]) == [None, Info(Digest.of(b""), 0)]
     assert (await put_bytes(store, b"torn")).new
@@ -446,3 +448,39 @@ async def test_a_page_reads_only_the_directories_it_needs(disk: Disk, store: Dis
     assert len(await store.list(None, 3)) == 3
     assert disk.files.count("list") < 15
     assert disk.files.count("size") == 3
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_what_is_held_is_known_after_any_stop_while_it_changes(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    """After a clean stop nothing is counted; after another one, only little before the store serves."""
+    monkeypatch.setattr(disk_changes, "COUNT_AT_START", 10)
+    blobs = [bytes([number]) * (number + 1) for number in range(200)]
+    store = await disk.open()
+    for data in blobs:
+        await put_bytes(store, data)
+    held = store.space().used
+    await store.close()
+    if clean:
+        monkeypatch.setattr(disk_changes.DiskChanges, "count", None)
+    else:
+        (disk.root / "clean.json").unlink()
+    store = await disk.open()
+    assert not (disk.root / "clean.json").exists(), "the next stop may not be clean"
+    assert (store.space().used == held) == clean
+    more = [b"more" * number for number in range(1, 40)]
+    await asyncio.gather(
+        *(put_bytes(store, data) for data in more),
+        store.delete([Digest.of(data) for data in blobs[:50]]),
+        *(store.quarantine(Digest.of(data), "a test") for data in blobs[50:60]),
+    )
+    await store.restore(Digest.of(blobs[0]))
+    if store._counting is not None:
+        await store._counting
+    listed = {info.digest: info.size for info in await store.list(None, 1000)}
+    assert len(listed) == 200 - 60 + 1 + len(more)
+    space = store.space()
+    assert space.used == sum(listed.values())
+    assert space.trash == sum(len(data) for data in blobs[1:50])
+    await store.close()

@@ -62,9 +62,9 @@ def contains(nodes: Sequence[Member], words: bytes) -> tuple[bool, int]:
 
 def _blobs(data: Path) -> Iterator[Path]:
     from holdfast.files import OsFiles
-    from holdfast.stores.disk_layout import Layout, digests
+    from holdfast.stores.disk_layout import Layout, names
 
     layout, files = Layout(data), OsFiles()
     for directory in layout.directories():
-        for digest in digests(files, directory):
-            yield layout.blob(digest)
+        for name in names(files, directory):
+            yield directory / name

@@ -19,7 +19,7 @@ from holdfast.clock import Clock
 from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.exchange import Exchange
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import SHARED, Entry
+from holdfast.node.ledger_rows import SHARED, Entry
 from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings

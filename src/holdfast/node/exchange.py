@@ -20,7 +20,7 @@ from holdfast.errors import Denied, HoldfastError, NotFound, TooLarge
 from holdfast.node.exchange_cache import Cache
 from holdfast.node.exchange_trust import AuthorizedKeys, Trust
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import SHARED, Entry
+from holdfast.node.ledger_rows import SHARED, Entry
 from holdfast.node.permits import Reader
 from holdfast.peers.directory import Directory, Peer
 from holdfast.peers.neighbours import Neighbours

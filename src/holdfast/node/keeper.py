@@ -16,7 +16,8 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
-from holdfast.node.ledger import SHARED, Entry, Kept, Ledger
+from holdfast.node.ledger import Ledger
+from holdfast.node.ledger_rows import SHARED, Entry, Kept
 from holdfast.node.store import NodeStore
 from holdfast.node.trash import TrashStore
 from holdfast.stores.disk import Verdict

@@ -40,6 +40,7 @@ class Reconciler:
         if last is not None:
             self._after = last
             return Progress.THROTTLED
+        await keeper.ledger.counted()
         keeper.reconciled = True
         self._after = None
         if self.adopted or self.missing:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
+from holdfast import logs
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Checker, Digest
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadConfig, BadRequest, Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
@@ -21,11 +22,13 @@ from holdfast.files import Files
 from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.stores.disk_aside import AsideEntry
-from holdfast.stores.disk_changes import DiskChanges
+from holdfast.stores.disk_changes import EMPTY, DiskChanges
 from holdfast.stores.disk_layout import Layout
 from holdfast.stores.disk_read import SMALL_BYTES_MAX, hash_file, reading
 from holdfast.stores.disk_space import StoreSpace
 from holdfast.stores.protocol import Body, Info, OpenFile, Range, Stored, Traits, check_limit
+
+_log = logs.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +84,7 @@ class DiskStore:
         self._puts: dict[Digest, asyncio.Future[Stored | None]] = {}
         self._visits = 0  # functions in a pool now
         self._quiet = asyncio.Event()
+        self._counting: asyncio.Task[None] | None = None
         self._closed = False
 
     @staticmethod
@@ -102,7 +106,9 @@ class DiskStore:
         reserve_bytes: int = 0,
         trash_clock: Callable[[], float] | None = None,
     ) -> DiskStore:
-        """Takes the lock, sweeps what a crash left and counts what is there: one look at each blob.
+        """Takes the lock, sweeps what a crash left and, unless the last stop was clean, counts what is there.
+
+        Of many blobs most are counted after this has returned: ``space`` shows too few ``used`` until then.
 
         ``sync_pool`` (a few threads of its own, so that hashing never waits for the disk) and ``pool`` stay the
         caller's. ``trash_clock`` gives seconds for the age of trash: a node hands in its slow clock; without one it is
@@ -127,7 +133,19 @@ class DiskStore:
             return store_id, changes, lock
 
         store_id, changes, lock = await pool.run(start)
-        return cls(paths, store_id, changes, lock, files=files, pool=pool, sync_pool=sync_pool or pool)
+        store = cls(paths, store_id, changes, lock, files=files, pool=pool, sync_pool=sync_pool or pool)
+        if not changes.tally.whole:
+            store._counting = asyncio.get_running_loop().create_task(store._count(), name="store count")
+        return store
+
+    async def _count(self) -> None:
+        try:
+            while not self._changes.tally.whole:
+                await self._visit(self._pool, self._changes.count)
+        except HoldfastError as error:
+            if self._closed:
+                return
+            _log.warning("store_not_counted", store=str(self.root), reason=error.detail)
 
     @property
     def traits(self) -> Traits:
@@ -262,10 +280,10 @@ class DiskStore:
 
         def page() -> list[Info]:
             found: list[Info] = []
+            lowest = "" if after is None else str(after)
             for directory in self._paths.directories()[after[0] if after is not None else 0 :]:
-                for digest in disk_layout.digests(self._files, directory):
-                    if after is not None and digest <= after:
-                        continue
+                for name in disk_layout.names(self._files, directory, lowest):
+                    digest = Digest(bytes.fromhex(name))
                     size = self._size(digest)
                     if size is not None:
                         found.append(Info(digest, size))
@@ -278,7 +296,8 @@ class DiskStore:
     def _size(self, digest: Digest) -> int | None:
         if digest in self._changes.commit.unsettled:
             return None
-        return self._files.size(self._paths.blob(digest))
+        size = self._files.size(self._paths.blob(digest))
+        return None if size == 0 and digest != EMPTY else size  # a torn file that the count has not come to yet
 
     # -- delete, trash, quarantine
 
@@ -335,13 +354,19 @@ class DiskStore:
     # -- end
 
     async def close(self) -> None:
-        """Refuses what comes, waits for what the pools do now, gives the lock back. Puts under way fail."""
+        """Refuses what comes, waits for what the pools do now, gives the lock back. Puts under way fail.
+
+        Leaves word of a clean stop, so that the next start need not count.
+        """
         if self._closed:
             return
         self._closed = True
         while self._visits:
             self._quiet.clear()
             await self._quiet.wait()
+        if self._counting is not None:
+            await asyncio.wait([self._counting])
+        await self._pool.run(self._changes.finish)
         self._lock.__exit__(None, None, None)
 
     def _check_open(self) -> None:

@@ -20,14 +20,17 @@ from holdfast.files import Files
 from holdfast.stores.disk_aside import Aside
 from holdfast.stores.disk_commit import Commit
 from holdfast.stores.disk_health import DiskHealth
-from holdfast.stores.disk_layout import Layout, digests, make_directories
+from holdfast.stores.disk_layout import Layout, make_directories, names
 from holdfast.stores.disk_read import hash_file
 from holdfast.stores.disk_space import SpaceBook
+from holdfast.stores.disk_tally import Tally
 from holdfast.stores.protocol import Info
 
 _log = logs.get_logger(__name__)
 
-_EMPTY = Digest.of(b"")
+EMPTY = Digest.of(b"")
+COUNT_AT_START = 20_000
+"""Blobs that a start after an unclean stop looks at before it serves; the others are counted meanwhile."""
 
 
 class DiskChanges:
@@ -41,6 +44,7 @@ class DiskChanges:
         self.trash = Aside(files, paths.trash)
         self.quarantine = Aside(files, paths.quarantine)
         self.commit = Commit(files, paths, self.health)
+        self.tally = Tally(files, paths.clean)
         self._files = files
         self._paths = paths
         self._trash_clock = trash_clock
@@ -50,21 +54,49 @@ class DiskChanges:
     # -- start
 
     def recover(self) -> None:
-        """Once, before anything else: sweeps what a crash left and counts what is there."""
+        """Once, before anything else: sweeps what a crash left and counts what is there, or begins to."""
+        used = self.tally.take()
         for name in self._files.list(self._paths.incoming):
             self._files.unlink(self._paths.incoming / name)
         self.space.move(trash=self.trash.scan(), quarantine=self.quarantine.scan())
         make_directories(self._files, self._paths)
-        for directory in self._paths.directories():
-            for digest in digests(self._files, directory):
-                size = self._files.size(directory / str(digest))
-                if size is None:
-                    continue
-                self.space.move(used=size)
-                if size == 0 and digest != _EMPTY:  # what some file systems leave of a file after a power cut
-                    self._set_aside(digest, "empty at the start")
-                elif self.trash.find(digest) is not None:
-                    self._settle_both(digest)
+        for entry in self.trash.entries():
+            size = self._files.size(self._paths.blob(entry.digest))
+            if size or (size == 0 and entry.digest == EMPTY):
+                self._settle_both(entry.digest)
+        if used is not None:
+            self.space.move(used=used)
+        seen = 0
+        while not self.tally.whole and seen < COUNT_AT_START:
+            seen += self.count()
+
+    def count(self) -> int:
+        """Counts the next directory; how many blobs are in it. Call it until ``tally.whole``, never twice at once."""
+        used, empty = 0, []
+        with self.tally.counting() as number:
+            directory = self._paths.objects / f"{number:02x}"
+            found = names(self._files, directory)
+            for name in found:
+                size = self._files.size(directory / name)
+                if size == 0:
+                    empty.append(Digest(bytes.fromhex(name)))
+                used += size or 0
+            self.space.move(used=used)
+        for digest in empty:
+            if digest != EMPTY:  # what some file systems leave of a file after a power cut
+                self._set_aside_empty(digest)
+        return len(found)
+
+    def _set_aside_empty(self, digest: Digest) -> None:
+        with self._moving:
+            if self._files.size(self._paths.blob(digest)) == 0:  # nobody has put it anew meanwhile
+                self._set_aside(digest, "empty at the start")
+
+    def finish(self) -> None:
+        """At a clean end: what the next start need not count. A disk that refuses is asked again by that start."""
+        if self.health.poisoned is None:
+            with contextlib.suppress(OSError):
+                self.tally.leave(self.space.read().used)
 
     def _settle_both(self, digest: Digest) -> None:
         """A blob that is also in trash: a delete or a restore was cut short, or it was put again. The blob wins.
@@ -144,17 +176,15 @@ class DiskChanges:
         self.commit.unsettled.add(digest)  # after a failed sync it stays: nobody shall count on this name
         linked = False
         try:
-            new = self.commit.link(temporary, digest)
+            new = self._name(temporary, digest, size)
             if not new and not self._keep_if_right(digest, "other bytes under its name"):
-                new = self.commit.link(temporary, digest)
+                new = self._name(temporary, digest, size)
                 if not new:
                     raise Unavailable(f"{digest} changes under our hands; does somebody else write in this store?")
             linked = True
         finally:
             if not linked:
                 self.commit.unsettled.discard(digest)
-        if new:
-            self.space.kept(size)
         self.commit.settle(digest)
         self.health.check()
         self.commit.unsettled.discard(digest)
@@ -163,6 +193,13 @@ class DiskChanges:
                 self.space.move(trash=-self.trash.drop(digest))
         if self.space.stale():
             self.look_at_space()
+        return new
+
+    def _name(self, temporary: Path, digest: Digest, size: int) -> bool:
+        with self.tally.change(digest) as counted:
+            new = self.commit.link(temporary, digest)
+            if new:
+                self.space.kept(size, counted=counted)
         return new
 
     def _keep_if_right(self, digest: Digest, suspicion: str) -> bool:
@@ -198,9 +235,9 @@ class DiskChanges:
                 return
             self.commit.syncs.sync(self._paths.trash)
             for digest, size in found:
-                with self.health.changing("a move to trash"):
+                with self.health.changing("a move to trash"), self.tally.change(digest) as counted:
                     self._files.unlink(self._paths.blob(digest))
-                self.space.move(used=-size)
+                    self.space.move(used=-size if counted else 0)
             for directory in dict.fromkeys(self._paths.directory(digest) for digest, _ in found):
                 self.commit.syncs.sync(directory)
 
@@ -223,8 +260,9 @@ class DiskChanges:
                     raise NotFound(f"{digest} is neither in this store nor in its trash")
                 self.commit.settled(digest)
                 return Info(digest, size)
-            if self.commit.link(source, digest):
-                self.space.move(used=entry.size)
+            with self.tally.change(digest) as counted:
+                if self.commit.link(source, digest):
+                    self.space.move(used=entry.size if counted else 0)
             self.commit.settle(digest)
             with self.health.changing("removing from trash"):
                 self.space.move(trash=-self.trash.drop(digest))
@@ -260,7 +298,8 @@ class DiskChanges:
             return False
         with self.health.changing("a move to quarantine"):
             replaced = self.quarantine.link(path, digest, size, self._trash_clock())
-            self._files.unlink(path)
-        self.space.move(used=-size, quarantine=size - replaced)
+            with self.tally.change(digest) as counted:
+                self._files.unlink(path)
+                self.space.move(used=-size if counted else 0, quarantine=size - replaced)
         _log.error("blob_quarantined", digest=str(digest), size=size, reason=reason)
         return True

@@ -6,7 +6,6 @@ Nothing here decides when a file is durable; that is ``disk_commit``. Every func
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +40,10 @@ class Layout:
     @property
     def layout(self) -> Path:
         return self.root / "layout.json"
+
+    @property
+    def clean(self) -> Path:
+        return self.root / "clean.json"
 
     @property
     def lock(self) -> Path:
@@ -127,8 +130,11 @@ def make_directories(files: Files, paths: Layout) -> None:
         files.sync_directory(paths.objects)
 
 
-def digests(files: Files, directory: Path) -> Iterator[Digest]:
-    """The blobs named in one of the 256 directories, ascending; foreign names are passed over."""
-    for name in files.list(directory):
-        if _DIGEST.fullmatch(name) is not None and name.startswith(directory.name):
-            yield Digest(bytes.fromhex(name))
+def names(files: Files, directory: Path, after: str = "") -> list[str]:
+    """The names of blobs in one of the 256 directories, ascending, above ``after``; foreign ones are left out."""
+    first = directory.name
+    return [
+        name
+        for name in files.list(directory)
+        if name > after and name.startswith(first) and _DIGEST.fullmatch(name) is not None
+    ]

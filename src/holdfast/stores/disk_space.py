@@ -73,10 +73,13 @@ class SpaceBook:
             self._trash += trash
             self._quarantine += quarantine
 
-    def kept(self, size: int) -> None:
-        """A new blob was written; until the next look it is taken off the last answer of the file system."""
+    def kept(self, size: int, *, counted: bool = True) -> None:
+        """A new blob was written; until the next look it is taken off the last answer of the file system.
+
+        ``counted`` False: it belongs to what is still to be counted.
+        """
         with self._lock:
-            self._used += size
+            self._used += size if counted else 0
             self._free -= size
             self._since += size
 
