@@ -118,11 +118,18 @@ class QueueCore:
                     done.exception()  # whoever was cancelled does not look at it
                 else:
                     done.set_result(result)
-            if self._waiting:
-                self._next = asyncio.get_running_loop().create_task(self._write_group(), name="outbox")
+            if self._waiting or len(group) > 1:  # writers at once come again at once: they go together
+                self._next = asyncio.get_running_loop().create_task(self._write_next(), name="outbox")
             else:
                 self._writing = False
                 self._quiet.set()
+
+    async def _write_next(self) -> None:
+        if self._waiting:
+            await self._write_group()
+        else:
+            self._writing = False
+            self._quiet.set()
 
     def _apply(self, changes: Sequence[Callable[[], Any]], results: list[Any]) -> None:
         """In the queue's thread: appends what each change gave or its error, once all of them are on the disk."""
