@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class _Total(Collector):
+    """One counter without labels, read when it is shown."""
+
+    def __init__(self, name: str, help_text: str, count: Callable[[], float]) -> None:
+        self._name = name
+        self._help = help_text
+        self._count = count
+
+    def collect(self) -> Iterable[Metric]:
+        yield CounterMetricFamily(self._name, self._help, value=self._count())
 
 
 class Metrics:
@@ -29,6 +45,10 @@ class Metrics:
 
     def counter(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(name, help_text, labels, registry=self.registry)
+
+    def total(self, name: str, help_text: str, count: Callable[[], float]) -> None:
+        """A counter that somebody else counts; ``count`` is asked whenever it is shown."""
+        self.registry.register(_Total(name, help_text, count))
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

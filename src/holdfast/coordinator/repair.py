@@ -116,20 +116,26 @@ def assess(shape: Shape, net: Net) -> Need | None:
 
 @dataclass(slots=True)
 class Debt:
-    """What is to be made, over all packs: ``by_live`` counts packs with something due or waiting by live copies."""
+    """What is to be made, over all packs: ``by_live`` counts packs with something due or waiting by live copies.
+
+    ``endangered``: packs that are not lost, with no more live copies than their floor.
+    """
 
     due_packs: int = 0
     due_bytes: int = 0
     waiting_packs: int = 0
     waiting_bytes: int = 0
     lost: int = 0
+    endangered: int = 0
     next_in: float = NEVER
     by_live: Counter[int] | None = None
 
-    def add(self, need: Need) -> None:
+    def add(self, need: Need, floor: int) -> None:
         if self.by_live is None:
             self.by_live = Counter()
         self.by_live[need.live] += 1
+        if 0 < need.live <= floor_of(need.live - need.spare, floor):
+            self.endangered += 1
         if need.live == 0:
             self.lost += 1
         elif need.copies:
@@ -149,7 +155,7 @@ def order(shapes: Iterable[Shape], net: Net, limit: int) -> tuple[list[Need], De
         need = assess(shape, net)
         if need is None:
             continue
-        debt.add(need)
+        debt.add(need, net.floor)
         if need.copies:
             due.append(need)
     due.sort()

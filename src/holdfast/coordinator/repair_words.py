@@ -66,10 +66,9 @@ class RepairWords:
                 "or until: holdfast repair --now"
             )
         if debt.lost:
-            found["lost"] = f"{debt.lost} packs cannot be read: no node that holds a copy answers"
-        endangered = self.endangered()
-        if endangered:
-            found["floor"] = f"{endangered} packs are down to their last copies"
+            found["lost"] = f"{_packs(debt.lost)} cannot be read: no node that holds a copy answers"
+        if debt.endangered:
+            found["floor"] = f"{_packs(debt.endangered)} down to the last copies"
         silent = [node.name for node in self._state.registry.all() if node.read_only]
         if silent:
             found["poisoned"] = f"{', '.join(silent)}: read-only, look at the disk"
@@ -77,26 +76,23 @@ class RepairWords:
             found["old"] = "this coordinator runs on an old copy of its database: holdfast coordinator recover"
         return found
 
-    def endangered(self) -> int:
-        """Packs at or below the floor that are not lost."""
-        floor = self._state.settings.floor
-        by_live: dict[int, int] = dict(self._repair.debt.by_live or {})
-        largest = self._state.policy.survive
-        return sum(count for live, count in by_live.items() if 0 < live <= min(floor, largest))
+
+def _packs(count: int) -> str:
+    return "1 pack" if count == 1 else f"{count:,} packs"
 
 
 def _sentence(word: m.RepairWord, due: int, waiting: int, eta: float | None, next_in: float | None) -> str:
     if word == "paused":
-        return f"repair is paused; {due + waiting} packs lack copies"
+        return f"repair is paused; copies are missing of {_packs(due + waiting)}"
     if word == "held":
         return "repair is held: too many nodes vanished at once"
     parts = []
     if due:
         until = f", done in about {_span(eta)}" if eta is not None else ""
-        parts.append(f"{due} {'packs are' if due != 1 else 'pack is'} being repaired{until}")
+        parts.append(f"{_packs(due)} {'are' if due != 1 else 'is'} being repaired{until}")
     if waiting:
         until = f" for another {_span(next_in)}" if next_in is not None else ""
-        parts.append(f"{waiting} {'packs wait' if waiting != 1 else 'pack waits'} for silent nodes{until}")
+        parts.append(f"{_packs(waiting)} {'wait' if waiting != 1 else 'waits'} for silent nodes{until}")
     return "; ".join(parts)
 
 

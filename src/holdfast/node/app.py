@@ -16,6 +16,7 @@ from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
 from holdfast.node.bucket import BucketStore
 from holdfast.node.exchange_setup import make_exchange
+from holdfast.node.gauges import show
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.ledger import Ledger
@@ -185,6 +186,7 @@ class Node:
                 Worker("outbox", self.outbox.unit, clock=clock, randomness=randomness, interval_s=INTERVAL_S)
             )
         self._add_routes()
+        show(self.service.metrics, self)
         self._stopped = False
 
     @property
