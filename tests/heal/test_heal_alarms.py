@@ -94,7 +94,7 @@ def test_a_store_that_only_reads(tmp_path: Path) -> None:
     async def tell(grid: Grid) -> None:
         contents = await fill(grid)
         sick = (await holders(grid))[0]
-        app_of(sick).ledger.broken = "the disk of the ledger went away"
+        app_of(sick).ledger._file.broken = "the disk of the ledger went away"
         await asyncio.sleep(5 * MINUTE)
         assert told(grid) == {"poisoned"}
         assert sick.name in coordinator(grid).alarms.told["poisoned"]
