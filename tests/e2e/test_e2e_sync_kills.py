@@ -70,7 +70,7 @@ async def check(node: Node, name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 async def test_a_sync_that_is_killed_goes_on(tmp_path: Path, rounds: int) -> None:
     chance = random.Random(rounds)
     ports = await assemble.free_ports(2)
