@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from holdfast.assemble.outboxes import home_counts as home_counts
     from holdfast.assemble.outboxes import open_outbox as open_outbox
     from holdfast.assemble.outboxes import outbox_counts as outbox_counts
+    from holdfast.assemble.outboxes import outbox_metrics as outbox_metrics
     from holdfast.assemble.servers import Running as Running
     from holdfast.assemble.stores import check_store as check_store
     from holdfast.assemble.stores import copy_store as copy_store
@@ -70,6 +71,7 @@ _HOME = {
     "home_counts": "outboxes",
     "open_outbox": "outboxes",
     "outbox_counts": "outboxes",
+    "outbox_metrics": "outboxes",
     "leave": "leaving",
     "stay": "leaving",
     "OpenVault": "vaults",
@@ -124,6 +126,7 @@ __all__ = [
     "open_outbox",
     "open_vault",
     "outbox_counts",
+    "outbox_metrics",
     "recovery_words",
     "reserve_bytes",
     "scale_store",

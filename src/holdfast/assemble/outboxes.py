@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from holdfast.assemble.homes import home_path
 from holdfast.assemble.machine import THIS_MACHINE, Machine
+from holdfast.assemble.servers import serve_metrics
 from holdfast.auth.identity import Identity
 from holdfast.client import home as homes
 from holdfast.client import keyfile
@@ -21,8 +24,12 @@ from holdfast.outbox.http_signed import NodeDelivery
 from holdfast.outbox.outbox import Outbox
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.pool import Pool
+from holdfast.telemetry import Metrics
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient
+from holdfast.wire.network import Listener
+
+METRICS_S = 5.0
 
 
 class HomeOutbox(Outbox):
@@ -114,6 +121,31 @@ async def outbox_counts(outbox: Outbox | None) -> dict[str, Any]:
     if oldest is not None:
         counts["oldest_s"] = max(outbox.now() - oldest.created, 0.0)
     return counts
+
+
+@asynccontextmanager
+async def outbox_metrics(door: Outbox, port: int, *, machine: Machine = THIS_MACHINE) -> AsyncIterator[Listener]:
+    """Serves depth by state and the age of the oldest entry on loopback, looked at every few seconds."""
+    metrics = Metrics("outbox")
+    depth = metrics.gauge("holdfast_outbox_entries", "Entries of the outbox.", ("state",))
+    age = metrics.gauge("holdfast_outbox_oldest_seconds", "Age of the first entry that is still to be delivered.")
+
+    async def look() -> None:
+        while True:
+            counts = await outbox_counts(door)
+            age.set(counts.pop("oldest_s") or 0.0)
+            for state, entries in counts.items():
+                depth.labels(state).set(entries)
+            await machine.clock.sleep(METRICS_S)
+
+    async with AsyncExitStack() as opened:
+        listener = await serve_metrics(metrics, port, machine, opened)
+        task = asyncio.get_running_loop().create_task(look())
+        try:
+            yield listener
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def home_counts(home: Path | None = None, *, machine: Machine = THIS_MACHINE) -> dict[str, Any]:

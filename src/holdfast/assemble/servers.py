@@ -61,19 +61,8 @@ class Running:
         return await self.app.start(host, port, tls=self._tls)
 
     async def start_metrics(self, port: int) -> Listener:
-        """Serves /metrics on loopback, without a signature: what is counted is no secret on this machine."""
-        from aiohttp import web
-
-        async def answer(request: web.BaseRequest) -> web.Response:
-            if request.path != "/metrics":
-                return web.Response(status=404)
-            return web.Response(body=self._metrics.text(), headers={"content-type": "text/plain; version=0.0.4"})
-
-        server = web.Server(answer)
-        listener = await self._machine.network.listen(server, "127.0.0.1", port, tls=None)
-        self._opened.push_async_callback(server.shutdown, 1.0)
-        self._opened.push_async_callback(listener.close)
-        return listener
+        """Serves /metrics on loopback."""
+        return await serve_metrics(self._metrics, port, self._machine, self._opened)
 
     async def abandon(self) -> None:
         """Closes what was opened without a goodbye, as the system does for a process that was killed."""
@@ -85,6 +74,25 @@ class Running:
             await self.app.stop()
         finally:
             await self._opened.aclose()
+
+
+async def serve_metrics(metrics: Metrics, port: int, machine: Machine, opened: AsyncExitStack) -> Listener:
+    """Serves /metrics on loopback, without a signature: what is counted is no secret on this machine.
+
+    ``opened`` closes it.
+    """
+    from aiohttp import web
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if request.path != "/metrics":
+            return web.Response(status=404)
+        return web.Response(body=metrics.text(), headers={"content-type": "text/plain; version=0.0.4"})
+
+    server = web.Server(answer)
+    listener = await machine.network.listen(server, "127.0.0.1", port, tls=None)
+    opened.push_async_callback(server.shutdown, 1.0)
+    opened.push_async_callback(listener.close)
+    return listener
 
 
 def host_name(given: str | None) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
 import holdfast
 from holdfast.cli.invocation import Invocation, current, sentence
+from holdfast.cli.status import outbox_words
 from holdfast.cli.verb import Verb
 from holdfast.cli.words import count_words, size_words
 from holdfast.errors import HoldfastError, NotFound
@@ -28,6 +29,7 @@ SYNC_ROUNDS = 32
 SYNC_FAST_S = 50e-6  # no disk that keeps its word is faster; memory is
 SYNC_SLOW_S = 0.1
 HOME_FREE_BYTES_MIN = 1 << 30
+OUTBOX_OLD_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,10 @@ async def _home(invocation: Invocation) -> AsyncIterator[Finding]:
     except HoldfastError as error:
         yield Finding("keys", "fail", sentence(error), "Put this right first; nothing can be read without the keys.")
         return
+    try:
+        yield _outbox(await assemble.home_counts(invocation.home))
+    except HoldfastError as error:
+        yield Finding("outbox", "fail", sentence(error), "What is queued is still there; put the cause right first.")
     free = assemble.space(home).free
     low = free < HOME_FREE_BYTES_MIN
     yield Finding("home's disk", "warn" if low else "ok", f"{size_words(free)} free", "Make room on this disk.")
@@ -140,6 +146,16 @@ async def _home(invocation: Invocation) -> AsyncIterator[Finding]:
     except HoldfastError as error:
         advice = "Is it running? Is its port open on the way from here? Is its address in network.toml right?"
         yield Finding("coordinator", "fail", sentence(error), advice)
+
+
+def _outbox(counts: Mapping[str, Any]) -> Finding:
+    if not counts["waiting"] and not counts["conflict"] and not counts["damaged"]:
+        return Finding("outbox", "ok", "nothing waits")
+    old = counts["oldest_s"] is not None and counts["oldest_s"] > OUTBOX_OLD_S
+    text = outbox_words(counts)
+    if counts["conflict"] or counts["damaged"] or old:
+        return Finding("outbox", "warn", text, "holdfast outbox ls shows why; then flush, resolve or drop.")
+    return Finding("outbox", "ok", text)
 
 
 def _clock(offset_s: float) -> Finding:

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 @click.command("flush", cls=Verb)
 @click.option("--watch", is_flag=True, help="Go on delivering until ^C or SIGTERM.")
+@click.option(
+    "--metrics", type=click.IntRange(0, 65535), metavar="PORT", help="With --watch: serve /metrics on loopback."
+)
 @current
-def flush(invocation: Invocation, watch: bool) -> None:
+def flush(invocation: Invocation, watch: bool, metrics: int | None) -> None:
     """Deliver what waits now; exit code 0 when nothing is left, 8 with conflicts, 75 when something still waits."""
-    invocation.run(_watch(invocation) if watch else _flush(invocation))
+    if metrics is not None and not watch:
+        raise UsageError("--metrics goes with --watch.")
+    invocation.run(_watch(invocation, metrics) if watch else _flush(invocation))
 
 
 async def _flush(invocation: Invocation) -> None:
@@ -41,7 +46,9 @@ async def _flush(invocation: Invocation) -> None:
         raise Queued(f"{count_words(summary.waiting, 'write')} still to be delivered{why}")
 
 
-async def _watch(invocation: Invocation) -> None:
+async def _watch(invocation: Invocation, metrics: int | None) -> None:
+    from holdfast import assemble
+
     task = asyncio.current_task()
     assert task is not None
     ended = False
@@ -53,8 +60,12 @@ async def _watch(invocation: Invocation) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
     try:
-        async with await invocation.vault() as vault:
+        async with await invocation.vault() as vault, contextlib.AsyncExitStack() as opened:
             invocation.note("delivering what is queued in this home; ^C ends it")
+            if metrics is not None:
+                serving = assemble.outbox_metrics(await vault.open_outbox(), metrics)
+                listener = await opened.enter_async_context(serving)
+                invocation.note(f"metrics on http://{listener.host}:{listener.port}/metrics")
             await vault.watch(lambda done: _tell(invocation, done))
     except asyncio.CancelledError:
         if not ended:

@@ -666,9 +666,13 @@ class Vault:
 
     async def watch(self, progress: Callable[[Done], None] | None = None) -> None:
         """Delivers until it is cancelled; see ``Outbox.watch``. Unavailable for a vault without an outbox."""
+        await (await self.open_outbox()).watch(progress)
+
+    async def open_outbox(self) -> Outbox:
+        """The outbox, made if there is none. Unavailable for a vault without one."""
         if self._door is None:
             raise Unavailable("this vault has no outbox")
-        await (await self._door.open()).watch(progress)
+        return await self._door.open()
 
     async def resolver(self) -> Resolver:
         """For settling conflicts. NotFound if this home has no outbox."""
