@@ -107,6 +107,13 @@ def test_a_copy_too_many_goes_only_while_the_target_stays() -> None:
     assert surplus(shape(0, 1, 2, 3, 4, 5), net(twin)) == []
 
 
+def test_a_copy_leaves_an_emptied_node_only_once_it_was_made_elsewhere() -> None:
+    emptied = holder(4, leaving=True)
+    assert surplus(shape(0, 1, 2, 3, 4), net(emptied)) == []
+    assert surplus(shape(0, 1, 2, 3, 4, 5), net(emptied)) == [4]
+    assert surplus(shape(0, 1, 2, 3, 4, 5), net(emptied, gone(5, 1.0))) == []
+
+
 def test_the_breaker_holds_all_but_what_is_at_the_floor() -> None:
     down = [gone(number, 9 * HOUR) for number in (3, 4)]
     assert need(assess(shape(0, 1, 2, 3, 4), net(*down, held=True))).copies == 0

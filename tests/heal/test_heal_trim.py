@@ -5,10 +5,27 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.heal.test_heal_grid import MINUTE, app_of, check, copies, fill, holders, in_trash, story, whole
+from tests.heal.test_heal_grid import MINUTE, app_of, check, copies, fill, holders, in_trash, node_of, story, whole
 from tests.heal.test_heal_inventory import blobs
 
 from holdfast.testing.grid import Grid
+
+
+def test_nothing_leaves_an_emptied_node_while_there_is_nowhere_to_go(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        contents = await fill(grid, files=1)
+        async with await grid.view() as view:
+            await view.drain_node(node_of(grid, grid.nodes[0]).id)
+        await asyncio.sleep(15 * MINUTE)
+        assert in_trash(grid) == 0
+        assert set(await copies(grid)) == {5}
+        await grid.add_node()
+        await asyncio.sleep(10 * MINUTE)
+        assert not blobs(grid.nodes[0]), "now all of it lies elsewhere"
+        assert set(await copies(grid)) == {5}
+        await check(grid, contents)
+
+    story(tmp_path, tell, nodes=5)
 
 
 def test_a_surplus_is_not_trimmed_when_another_copy_is_rotten(tmp_path: Path) -> None:
