@@ -57,8 +57,10 @@ class NodeOutbox:
         outbox = await self._door.found()
         if outbox is None:
             return Progress.IDLE
+        moving = False
         if await outbox.waiting():
             summary = await outbox.flush()
+            moving = bool(summary.delivered and summary.waiting)  # what waited for that may go now: a manifest, say
             if summary.delivered:
                 _log.info("outbox_delivered", entries=summary.delivered, waiting=summary.waiting)
         depth = dict.fromkeys(State, 0)
@@ -66,7 +68,7 @@ class NodeOutbox:
             if total.state is not None:
                 depth[total.state] += total.entries
         self._show(depth)
-        return Progress.IDLE
+        return Progress.THROTTLED if moving else Progress.IDLE
 
     async def close(self) -> None:
         """What is under way is given back; may be called twice."""
