@@ -13,6 +13,7 @@ from holdfast.auth.documents import open_signed
 from holdfast.auth.grants import GRANT_LIFE_S_MAX, Grant
 from holdfast.auth.identity import Identity
 from holdfast.auth.invites import from_line
+from holdfast.cli.status import words
 from holdfast.coordinator.registry import Node, Registry
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.errors import Conflict, Denied, NoSpace, TooFewNodes, Unavailable
@@ -380,6 +381,25 @@ async def test_status_counts_live_copies(hall: Hall) -> None:
         assert status.may_die == may_die
     listed = (await owner.ask(routes.NODES)).nodes
     assert [(info.packs, info.stored) for info in listed] == [(1, 1000), *[(2, 2000)] * 4, (1, 1000)]
+
+
+async def test_status_counts_whole_machines(bare_hall: Hall) -> None:
+    await bare_hall.make(survive=3, nodes=0)
+    for number in range(6):
+        node = await bare_hall.add_node(f"node-{number}", domain=f"house-{number // 2}")
+        await node.beat()
+    owner = bare_hall.owner
+    await owner.commit([owner.write("a", [digest_of("a")])], packs=[bare_hall.pack("a")])
+    status = await owner.ask(routes.STATUS)
+    assert (status.may_die, status.machines, status.machines_may_die) == (3, 3, 1), "four copies on two machines"
+    assert "any 3 of the nodes may die now, but any one of the machines" in words(status)
+    await owner.commit([owner.write("b", [digest_of("b")])], packs=[bare_hall.pack("b", first=1)])
+    assert (await owner.ask(routes.STATUS)).machines_may_die == 1, "the other one lies on three"
+    await bare_hall.nodes[0].beat(leaving=True)
+    await bare_hall.nodes[1].beat(leaving=True)
+    status = await owner.ask(routes.STATUS)
+    assert (status.may_die, status.machines_may_die) == (1, 0)
+    assert "any one of the nodes may die now, but no whole machine" in words(status)
 
 
 async def test_settings_reach_the_members(tmp_path: Path) -> None:

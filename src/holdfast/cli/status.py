@@ -77,6 +77,7 @@ def document(status: Status, counts: Mapping[str, Any]) -> dict[str, Any]:
         "machines": status.machines,
         "disks": disks(status),
         "may_die": status.may_die,
+        "machines_may_die": status.machines_may_die,
         "vaults": status.vaults,
         "epoch": status.epoch,
         "commit": status.commit,
@@ -122,9 +123,16 @@ def words(status: Status) -> str:
 
 
 def _may_die(status: Status) -> str:
-    count = status.may_die
+    count, machines = status.may_die, status.machines_may_die
     if count is None or status.packs.lost:
         return "not everything can be read now"
     if count <= 0:
         return "no node may die now"
-    return f"any {count} of the nodes may die now" if count > 1 else "any one of the nodes may die now"
+    nodes = f"{_any(count)} of the nodes may die now"
+    if machines is None or machines == count or status.machines == 1:
+        return nodes
+    return f"{nodes}, but {f'{_any(machines)} of the machines' if machines else 'no whole machine'}"
+
+
+def _any(count: int) -> str:
+    return "any one" if count == 1 else f"any {count}"

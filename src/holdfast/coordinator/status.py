@@ -42,6 +42,7 @@ class Counts:
         self._state = state
         self._copies: _Counted[list[CopiesRow]] | None = None
         self._nodes: _Counted[dict[int, tuple[int, int]]] | None = None
+        self._domains: _Counted[int] | None = None
 
     async def by_copies(self) -> list[CopiesRow]:
         """Leased and live packs by live copies and target."""
@@ -58,9 +59,17 @@ class Counts:
         assert self._nodes is not None
         return self._nodes.rows
 
+    async def fewest_domains(self) -> int:
+        """On how many domains the live copies lie of the pack that lies on the fewest."""
+        absent = self._state.registry.absent()
+        if not self._holds(self._domains, absent):
+            self._domains = await self._count(lambda it: queries_status.fewest_domains(it, sorted(absent)), absent)
+        assert self._domains is not None
+        return self._domains.rows
+
     def forget(self) -> None:
         """Something changed that is no commit."""
-        self._copies = self._nodes = None
+        self._copies = self._nodes = self._domains = None
 
     def _holds(self, counted: _Counted[T] | None, absent: frozenset[int]) -> bool:
         if counted is None or counted.absent != absent:
@@ -145,15 +154,19 @@ class Status:
         packs, may_die = pack_counts(await self._counts.by_copies(), state.settings.floor)
         nodes = state.registry.all()
         live = [node for node in nodes if state.registry.is_live(node)]
+        machines, machines_may_die = len({node.domain for node in live}), may_die
+        if may_die and machines < len(live):  # else every node is a machine
+            machines_may_die = max(await self._counts.fewest_domains() - 1, 0)
         return m.Status(
             packs=packs,
             nodes=dict(Counter(state.registry.state(node)[0] for node in nodes)),
             tasks=self._words.tasks(),
             repair=self._words.state(),
             policy=self._policy(),
-            machines=len({node.domain for node in live}),
+            machines=machines,
             disks=len({node.store for node in live}),
             may_die=may_die,
+            machines_may_die=machines_may_die,
             vaults=state.access.vaults,
             epoch=state.position.epoch,
             commit=state.position.commit,

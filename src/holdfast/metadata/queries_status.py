@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from holdfast.metadata.tables import PackState, packs, placements
+from holdfast.metadata.tables import PackState, nodes, packs, placements
 
 _COUNTED = (PackState.LEASED, PackState.LIVE)
 
@@ -43,6 +43,22 @@ def packs_by_copies(connection: Connection, absent_nodes: Sequence[int]) -> list
         select(each.c.live, each.c.target, func.count(), func.sum(each.c.size)).group_by(each.c.live, each.c.target)
     ).all()
     return [CopiesRow(*map(int, row)) for row in rows]
+
+
+def fewest_domains(connection: Connection, absent_nodes: Sequence[int]) -> int:
+    """On how many domains the live copies lie of the pack that lies on the fewest; 0 without a live copy anywhere."""
+    each = (
+        select(func.count(nodes.c.domain.distinct()).label("domains"))
+        .select_from(packs)
+        .join(placements, placements.c.pack == packs.c.number)
+        .join(nodes, nodes.c.number == placements.c.node)
+        .where(packs.c.state.in_(_COUNTED))
+        .group_by(packs.c.number)
+    )
+    if absent_nodes:
+        each = each.where(placements.c.node.not_in(absent_nodes))
+    found = each.subquery()
+    return int(connection.execute(select(func.coalesce(func.min(found.c.domains), 0))).scalar_one())
 
 
 def packs_by_node(connection: Connection) -> dict[int, tuple[int, int]]:

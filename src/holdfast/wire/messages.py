@@ -519,7 +519,8 @@ class RepairState(Answer, frozen=True, kw_only=True):
 class Status(Answer, frozen=True, kw_only=True):
     """``nodes``: how many in each state; ``machines`` and ``disks``: distinct domains and stores that are up.
 
-    ``may_die``: how many nodes may die now, any of them, without a pack being lost. ``urls``: the coordinator's.
+    ``may_die``: how many nodes may die now, any of them, without a pack being lost; ``machines_may_die``: how many
+    whole machines, with all their nodes and disks. ``urls``: the coordinator's.
     """
 
     packs: PackCounts
@@ -530,6 +531,7 @@ class Status(Answer, frozen=True, kw_only=True):
     machines: int
     disks: int
     may_die: int | None
+    machines_may_die: int | None = None
     vaults: int
     epoch: int
     commit: int
