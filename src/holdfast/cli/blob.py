@@ -8,11 +8,12 @@ from typing import BinaryIO
 
 import click
 
-from holdfast.cli.exchange import client, queued, through_node
+from holdfast.cli.exchange import client, through_node
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.output import write_blob
 from holdfast.cli.verb import VerbGroup
 from holdfast.cli.words import visible
+from holdfast.errors import Queued
 
 
 @click.group("blob", cls=VerbGroup)
@@ -40,7 +41,7 @@ async def _put(invocation: Invocation, path: Path, node: str | None, data: Path 
     else:
         invocation.data(str(done.digest))
     if done.away:
-        queued(invocation, f"{path.name} waits in the outbox and goes out when the node answers: {done.away}")
+        raise Queued(f"{path.name} waits in the outbox and goes out when the node answers: {done.away}")
 
 
 @command.command("get")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,9 +13,6 @@ from holdfast.cli.invocation import Invocation
 
 if TYPE_CHECKING:
     from holdfast.assemble import ExchangeClient
-
-QUEUED_EXIT = 75
-"""Accepted and queued in the outbox (EX_TEMPFAIL)."""
 
 
 def through_node(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,9 +34,3 @@ def client(invocation: Invocation, node: str | None, data: Path | None) -> Abstr
     from holdfast import assemble
 
     return assemble.open_exchange(invocation.home, node=node, data=data)
-
-
-def queued(invocation: Invocation, sentence: str) -> NoReturn:
-    """Says that a change waits in the outbox, and ends with exit code 75."""
-    invocation.note(sentence)
-    raise click.exceptions.Exit(QUEUED_EXIT)

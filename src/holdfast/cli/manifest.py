@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.exchange import client, queued, through_node
+from holdfast.cli.exchange import client, through_node
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import DURATION, VerbGroup
 from holdfast.cli.words import count_words, size_words, table, visible
+from holdfast.errors import Queued
 
 if TYPE_CHECKING:
     from holdfast.client.manifests import Synced
-    from holdfast.client.push import Pushed
 
 
 @click.group("manifest", cls=VerbGroup)
@@ -48,16 +48,12 @@ async def _push(invocation: Invocation, directory: Path, name: str, node: str | 
     else:
         invocation.data(str(done.etag))
     if done.away:
-        queued(invocation, f"{name} waits in the outbox and goes out when the node answers: {done.away}")
+        raise Queued(f"{name} waits in the outbox and goes out when the node answers: {done.away}")
     if not invocation.json:
-        _pushed(invocation, name, done)
-
-
-def _pushed(invocation: Invocation, name: str, done: Pushed) -> None:
-    invocation.note(
-        f"{name}: {count_words(done.entries, 'file')}, {size_words(done.stored)}; "
-        f"{count_words(done.sent, 'blob')} had to be sent."
-    )
+        invocation.note(
+            f"{name}: {count_words(done.entries, 'file')}, {size_words(done.stored)}; "
+            f"{count_words(done.sent, 'blob')} had to be sent."
+        )
 
 
 @command.command("ls")
@@ -134,7 +130,7 @@ async def _rm(invocation: Invocation, name: str, if_match: str | None, node: str
     if invocation.json:
         invocation.document({"removed": name, "queued": bool(away)})
     if away:
-        queued(invocation, f"the removal of {name} waits in the outbox and goes out when the node answers: {away}")
+        raise Queued(f"the removal of {name} waits in the outbox and goes out when the node answers: {away}")
 
 
 @command.command("sync")
