@@ -32,20 +32,23 @@ class Node:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "holdfast", "node", "run", *self._arguments,
-            stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+        log = self.data.with_suffix(".log")
+        with log.open("wb") as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "holdfast", "node", "run", *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL, stderr=errors,
+            )  # fmt: skip
         async with asyncio.timeout(START_S):
             while True:
                 with contextlib.suppress(HoldfastError):
                     async with self.client() as client:
                         await client.node.peers()
                     return
+                assert self._process.returncode is None, log.read_text()
                 await asyncio.sleep(0.02)
 
     async def kill(self) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 

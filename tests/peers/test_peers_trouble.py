@@ -190,6 +190,7 @@ ORIGIN: dict[str, Callable[[bytes], Callable[[web.BaseRequest], Any]]] = {
     "half": lambda data: lambda request: _raw(request, data[: len(data) // 2], len(data)),
     "error 500": lambda data: lambda request: web.Response(status=500),
     "no length and endless": lambda data: lambda request: _endless(request),
+    "by the byte": lambda data: lambda request: _by_the_byte(request, data),
     "a redirect": lambda data: lambda request: web.Response(status=302, headers={"location": "http://169.254.1.1/x"}),
     "another range": lambda data: (
         lambda request: web.Response(status=206, body=b"x", headers={"content-range": "bytes 5-5/6"})
@@ -203,6 +204,15 @@ async def _raw(request: web.BaseRequest, data: bytes, size: int) -> web.StreamRe
     await response.write(data)
     assert request.transport is not None
     request.transport.abort()
+    return response
+
+
+async def _by_the_byte(request: web.BaseRequest, data: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-length": str(len(data))})
+    await response.prepare(request)
+    for at in range(1000):
+        await response.write(data[at : at + 1])
+        await asyncio.sleep(0.2)
     return response
 
 
