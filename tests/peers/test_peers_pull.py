@@ -245,3 +245,30 @@ def _wrong(size: int) -> object:
     from holdfast.wire.serve import BytesReply
 
     return BytesReply(bytes(size), size)
+
+
+def test_a_peer_that_mostly_has_it_is_read_without_asking() -> None:
+    async def scene(rig: Rig) -> None:
+        node, other = rig.members
+        asked = 0
+        source = node.neighbours.source(node.directory.all()[0])
+        has = source._asking.has
+
+        async def counted(digest: Digest) -> bool:
+            nonlocal asked
+            asked += 1
+            return await has(digest)
+
+        source._asking.has = counted  # type: ignore[method-assign]
+        for seed in range(10):
+            digest, data = blob(5000, seed)
+            await other.give(data)
+            assert await node.read(digest) == data
+        assert asked == 4
+        assert (source.peer.asked, source.peer.hits) == (10, 10)
+        digest, data = blob(5000, 99)
+        rig.cdn.blobs[digest] = data
+        assert await node.read(digest) == data, "and a wrong guess costs nothing"
+        assert (source.peer.asked, source.peer.hits) == (11, 10)
+
+    cluster(2, scene)

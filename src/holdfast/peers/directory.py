@@ -15,12 +15,13 @@ from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.clock import Clock
-from holdfast.peers.race import PATIENCE_S_MAX
+from holdfast.peers.race import HEDGE_S, PATIENCE_S_MAX
 
 Finder: TypeAlias = Literal["list", "registry", "mdns"]
 """How a peer was found."""
 
 PEERS_MAX = 4096
+LIKELY_ASKED_MIN, LIKELY_SENDING_MAX = 4, 2
 ASKED_MAX = 16
 """Peers that are asked for one blob."""
 OWNERS_ASKED = 4
@@ -69,6 +70,12 @@ class Peer:
     def hit_rate(self) -> float:
         """Of all it was asked for, the part that it had: 0 to 1."""
         return self.hits / self.asked if self.asked else 0.0
+
+    @property
+    def likely(self) -> bool:
+        """Is it worth a try without asking first? Not for many at once: who has the same shares the work."""
+        quick = self.latency_s is not None and self.latency_s <= HEDGE_S
+        return quick and self.asked >= LIKELY_ASKED_MIN and self.hit_rate >= 0.5 and self.sending < LIKELY_SENDING_MAX
 
     @property
     def slow(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from holdfast import logs
 from holdfast.blob import Buffer, Digest
-from holdfast.errors import Corrupt, HoldfastError, TooLarge, Unavailable
+from holdfast.errors import Corrupt, HoldfastError, NotFound, TooLarge, Unavailable
 from holdfast.peers.hashing import Hashing
 from holdfast.peers.passage import MEMORY_BYTES_MAX, Passage
 from holdfast.peers.race import HEAD_START_S, PEER, UNHURRIED_S, Entrant, Lane, Race
@@ -137,7 +137,10 @@ class Flight:
             race.enter(self._lane(source, start, total))
         if not self._holders and self._askable:
             quick: list[asyncio.Task[None]] = []
-            for source in self._askable:
+            asked = [source for source in self._askable if id(source) not in self._left]
+            if self._hurried and asked and asked[0].likely:  # one round trip less, and a wrong guess costs nothing
+                race.enter(self._try(asked.pop(0), start, total))
+            for source in asked:
                 task = asyncio.ensure_future(self._ask(source, race, start, total))
                 asking.append(task)
                 if not source.slow:
@@ -197,6 +200,23 @@ class Flight:
     def _lane(self, source: Source, start: int, total: int | None) -> Lane[_Opened]:
         async def run() -> _Opened:
             return await self._first(source, start, total)
+
+        return Lane(lambda: self._entrant(source), run)
+
+    def _try(self, source: Askable, start: int, total: int | None) -> Lane[_Opened]:
+        """Reads a peer that was not asked whether it has it."""
+
+        async def run() -> _Opened:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            try:
+                opened = await self._first(source, start, total)
+            except NotFound:
+                source.tried(loop.time() - began, hit=False)
+                raise
+            source.tried(loop.time() - began, hit=True)
+            self._holders.append(source)
+            return opened
 
         return Lane(lambda: self._entrant(source), run)
 

@@ -64,6 +64,15 @@ class Askable(Source, Protocol):
         ...
 
     @property
+    def likely(self) -> bool:
+        """Has it mostly what it is asked for, and soon? Then it is read without asking first."""
+        ...
+
+    def tried(self, seconds: float, *, hit: bool) -> None:
+        """It was read without having been asked; after so long it sent a first byte, or said that it has it not."""
+        ...
+
+    @property
     def slow(self) -> bool:
         """Does it usually answer so late that nobody is held up for it?"""
         ...
@@ -88,6 +97,10 @@ class PeerSource:
     @property
     def entrant(self) -> Entrant:
         return Entrant(self.peer.name or self.peer.id.short, self.tier, peer_patience(self.peer.latency_s))
+
+    @property
+    def likely(self) -> bool:
+        return self.peer.likely
 
     @property
     def slow(self) -> bool:
@@ -136,6 +149,10 @@ class PeerSource:
                 yield body
         finally:
             self.peer.sending -= 1
+
+    def tried(self, seconds: float, *, hit: bool) -> None:
+        self.answered_at = asyncio.get_running_loop().time()
+        self._directory.answered(self.peer, seconds, hit=hit)
 
     def late(self, seconds: float) -> None:
         self._directory.slow(self.peer, seconds)
