@@ -17,6 +17,7 @@ from holdfast.client import keyfile
 from holdfast.client.outbox_door import OutboxDoor
 from holdfast.config import Config
 from holdfast.errors import NotFound
+from holdfast.node import layout
 from holdfast.outbox.delivery import Deliver
 from holdfast.outbox.entry import State
 from holdfast.outbox.http import HttpDelivery
@@ -161,15 +162,20 @@ async def home_counts(home: Path | None = None, *, machine: Machine = THIS_MACHI
             await opened.close()
 
 
-async def open_outbox(home: Path | None = None, *, machine: Machine = THIS_MACHINE) -> HomeOutbox | None:
-    """A home's outbox to look into and to put in order; None if there is none. It delivers nothing.
+async def open_outbox(
+    home: Path | None = None, *, data: Path | None = None, machine: Machine = THIS_MACHINE
+) -> HomeOutbox | None:
+    """A home's outbox, or that of the node in ``data``, to look into and to put in order; None if there is none.
 
-    No passphrase is needed. NotFound without a device key.
+    It delivers nothing. No passphrase is needed. NotFound without a device key.
     """
-    path = home_path(home)
+    path = home_path(home) if data is None else data
     if machine.files.size(outbox_path(path) / "queue.db") is None:
         return None
-    device = keyfile.read_device(machine.files, homes.device_key(path))
+    if data is None:
+        device = keyfile.read_device(machine.files, homes.device_key(path))
+    else:
+        device = layout.open_node(data, files=machine.files).identity
     pool = machine.pool(2, "outbox")
     http = HttpDelivery(
         ForeignHttp(network=machine.network),

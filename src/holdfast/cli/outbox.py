@@ -12,7 +12,7 @@ from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.outbox_orders import ORDERS
 from holdfast.cli.verb import VerbGroup
 from holdfast.cli.words import count_words, size_words, span_words, table, time_words, visible
-from holdfast.errors import NotFound
+from holdfast.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from holdfast.outbox import Entry
@@ -36,20 +36,21 @@ for order in ORDERS:
 
 @command.command("ls")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Of the node in DIR.")
 @current
-def ls(invocation: Invocation, states: tuple[str, ...] = ()) -> None:
+def ls(invocation: Invocation, states: tuple[str, ...] = (), data: Path | None = None) -> None:
     """List what is queued: number, state, age, tries, next try, and why it is still here."""
-    invocation.run(_ls(invocation, states))
+    invocation.run(_ls(invocation, states, data))
 
 
-async def _ls(invocation: Invocation, states: Sequence[str]) -> None:
+async def _ls(invocation: Invocation, states: Sequence[str], data: Path | None) -> None:
     from holdfast import assemble
     from holdfast.outbox import State
 
     wanted = [State[name.upper()] for name in states] or None
     rows = [["ID", "STATE", "AGE", "TRIES", "NEXT", "WHAT", ""]]
     count = 0
-    opened = await assemble.open_outbox(invocation.home)
+    opened = await assemble.open_outbox(invocation.home, data=data)
     if opened is not None:
         async with opened as outbox:
             now = assemble.THIS_MACHINE.clock.now()
@@ -73,17 +74,20 @@ async def _ls(invocation: Invocation, states: Sequence[str]) -> None:
 @command.command("show")
 @click.argument("number", type=int, metavar="ID")
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Write both sides there.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Of the node in DIR.")
 @current
-def show(invocation: Invocation, number: int, save: Path | None) -> None:
+def show(invocation: Invocation, number: int, save: Path | None, data: Path | None) -> None:
     """Everything that is known of one entry; of a conflict both sides."""
-    invocation.run(_show(invocation, number, save))
+    if save is not None and data is not None:
+        raise UsageError("--save is for what this home has queued.")
+    invocation.run(_show(invocation, number, save, data))
 
 
-async def _show(invocation: Invocation, number: int, save: Path | None) -> None:
+async def _show(invocation: Invocation, number: int, save: Path | None, data: Path | None) -> None:
     from holdfast import assemble
     from holdfast.client.resolve import sides
 
-    opened = await assemble.open_outbox(invocation.home)
+    opened = await assemble.open_outbox(invocation.home, data=data)
     if opened is None:
         raise NotFound(f"the outbox has no entry {number}")
     async with opened as outbox:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -115,45 +116,67 @@ def _sum(invocation: Invocation, summary: Summary, counts: dict[str, Any]) -> No
 @click.argument("number", type=int, required=False, metavar="[ID]")
 @click.option("--all", "every", is_flag=True, help="All conflicts.")
 @click.option("--keep", type=click.Choice(["mine", "theirs", "both"]), required=True, help="Which side stays.")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Of the node in DIR.")
 @current
-def resolve(invocation: Invocation, number: int | None, every: bool, keep: str) -> None:
+def resolve(invocation: Invocation, number: int | None, every: bool, keep: str, data: Path | None) -> None:
     """End a conflict. 'mine' goes out over what is there, 'theirs' drops what was queued, 'both' stores what was
     queued as 'NAME (conflict DATE HOST)' beside what is there."""
     if every == (number is not None):
         raise UsageError("Say one ID, or --all.")
-    invocation.run(_resolve(invocation, number, cast("Keep", keep)))
+    invocation.run(_resolve(invocation, number, cast("Keep", keep), data))
 
 
-async def _resolve(invocation: Invocation, number: int | None, keep: Keep) -> None:
-    from holdfast.outbox import State
+async def _resolve(invocation: Invocation, number: int | None, keep: Keep, data: Path | None) -> None:
+    from holdfast import assemble
+    from holdfast.client.resolve import resolve_http
 
     host = os.uname().nodename.partition(".")[0] or "here"
-    failed = done = 0
+    if data is not None:
+        opened = await assemble.open_outbox(data=data)
+        if opened is None:
+            raise NotFound(f"the node in {data} has no outbox")
+        async with opened as outbox:  # its process delivers it
+            await _resolve_all(invocation, outbox, number, keep, lambda one: resolve_http(outbox, one, keep, host))
+        return
     async with await invocation.vault() as vault:
         resolver = await vault.resolver()
-        if number is not None:
-            numbers = [number]
-        else:
-            outbox = await vault.outbox()
-            assert outbox is not None, "a resolver has one"
-            numbers = [entry.sequence async for entry in outbox.entries(states=[State.CONFLICT])]
-        for one in numbers:
-            try:
-                renamed = await resolver.resolve(one, keep, host)
-            except HoldfastError as error:
-                if number is not None:
-                    raise
-                failed += 1
-                click.echo(f"{one}: {sentence(error)}", err=True)
-                continue
-            done += 1
-            if invocation.json:
-                invocation.document({"event": "resolved", "id": one, "keep": keep, "renamed": renamed})
-            for old, new in renamed.items():
-                invocation.note(f"{visible(old)}: mine goes out as {visible(new)}")
-        if done and keep != "theirs":
-            with contextlib.suppress(HoldfastError):  # it waits in the queue else, and says why
-                await vault.flush(lambda said: _tell(invocation, said))
+        found = await vault.outbox()
+        assert found is not None, "a resolver has one"
+        try:
+            await _resolve_all(invocation, found, number, keep, lambda one: resolver.resolve(one, keep, host))
+        finally:
+            if keep != "theirs":
+                with contextlib.suppress(HoldfastError):  # it waits in the queue else, and says why
+                    await vault.flush(lambda said: _tell(invocation, said))
+
+
+async def _resolve_all(
+    invocation: Invocation,
+    outbox: Outbox,
+    number: int | None,
+    keep: Keep,
+    one_by_one: Callable[[int], Awaitable[dict[str, str]]],
+) -> None:
+    from holdfast.outbox import State
+
+    numbers = [number] if number is not None else []
+    if number is None:
+        numbers = [entry.sequence async for entry in outbox.entries(states=[State.CONFLICT])]
+    failed = done = 0
+    for one in numbers:
+        try:
+            renamed = await one_by_one(one)
+        except HoldfastError as error:
+            if number is not None:
+                raise
+            failed += 1
+            click.echo(f"{one}: {sentence(error)}", err=True)
+            continue
+        done += 1
+        if invocation.json:
+            invocation.document({"event": "resolved", "id": one, "keep": keep, "renamed": renamed})
+        for old, new in renamed.items():
+            invocation.note(f"{visible(old)}: mine goes out as {visible(new)}")
     if invocation.json:
         invocation.document({"event": "summary", "resolved": done, "failed": failed})
     else:
@@ -164,25 +187,29 @@ async def _resolve(invocation: Invocation, number: int | None, keep: Keep) -> No
 
 @click.command("retry", cls=Verb)
 @click.argument("number", type=int, metavar="ID")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Of the node in DIR.")
 @current
-def retry(invocation: Invocation, number: int) -> None:
+def retry(invocation: Invocation, number: int, data: Path | None) -> None:
     """Try an entry again that was deferred, rejected or abandoned; the next flush takes it at once."""
-    invocation.run(_order(invocation, number, lambda outbox: outbox.retry(number), "will be tried again"))
+    invocation.run(_order(invocation, number, lambda outbox: outbox.retry(number), "will be tried again", data))
 
 
 @click.command("drop", cls=Verb)
 @click.argument("number", type=int, metavar="ID")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Of the node in DIR.")
 @current
-def drop(invocation: Invocation, number: int) -> None:
+def drop(invocation: Invocation, number: int, data: Path | None) -> None:
     """Give an entry up for good: what was written is lost."""
     invocation.confirm(f"Entry {number} is deleted and never delivered.")
-    invocation.run(_order(invocation, number, lambda outbox: outbox.drop(number), "is gone"))
+    invocation.run(_order(invocation, number, lambda outbox: outbox.drop(number), "is gone", data))
 
 
-async def _order(invocation: Invocation, number: int, order: Callable[[Outbox], Awaitable[None]], did: str) -> None:
+async def _order(
+    invocation: Invocation, number: int, order: Callable[[Outbox], Awaitable[None]], did: str, data: Path | None
+) -> None:
     from holdfast import assemble
 
-    opened = await assemble.open_outbox(invocation.home)
+    opened = await assemble.open_outbox(invocation.home, data=data)
     if opened is None:
         raise NotFound(f"the outbox has no entry {number}")
     async with opened as outbox:

@@ -60,12 +60,10 @@ class Resolver:
         if keep != "both":
             await self._outbox.resolve(sequence, keep)
             return {}
-        day = datetime.datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d")
         if entry.kind != KIND:
-            new = _http_elsewhere(entry, f" (conflict {day} {host})")
-            await self._outbox.resolve(sequence, "both", new)
-            return {entry.keys[0]: new.keys[0]}
-        marked = {path: await self._free_name(path, f"conflict {day} {host}") for path in _disputed(entry)}
+            return await resolve_http(self._outbox, sequence, keep, host)
+        label = f"conflict {_day(entry)} {host}"
+        marked = {path: await self._free_name(path, label) for path in _disputed(entry)}
         await self._outbox.resolve(sequence, "both", elsewhere(entry, self._keys, marked))
         return marked
 
@@ -158,7 +156,24 @@ def _disputed(entry: Entry) -> list[str]:
     return [path for path in found if isinstance(base, dict) and path in base] or found
 
 
-def _http_elsewhere(entry: Entry, suffix: str) -> NewEntry:
+async def resolve_http(outbox: Outbox, sequence: int, keep: Keep, host: str) -> dict[str, str]:
+    """As ``Resolver.resolve``, for an entry that is no change of names: no vault is needed."""
+    entry = await outbox.queue.find(sequence)
+    if entry.kind == KIND:
+        raise BadRequest(f"entry {sequence} is a change of names; only its vault can resolve it")
+    if keep != "both":
+        await outbox.resolve(sequence, keep)
+        return {}
+    new = http_elsewhere(entry, f" (conflict {_day(entry)} {host})")
+    await outbox.resolve(sequence, "both", new)
+    return {entry.keys[0]: new.keys[0]}
+
+
+def _day(entry: Entry) -> str:
+    return datetime.datetime.fromtimestamp(entry.created).strftime("%Y-%m-%d")
+
+
+def http_elsewhere(entry: Entry, suffix: str) -> NewEntry:
     """The same PUT to a URL whose path has the suffix."""
     if entry.payload["method"] != "PUT":
         raise BadRequest("a deletion cannot be kept beside what is there; keep mine or theirs")

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from holdfast import logs
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
 from holdfast.client.ahead import ReadAhead
@@ -32,6 +31,7 @@ from holdfast.client.entries import (
     entry_of,
     kind_of,
 )
+from holdfast.client.fallback import Fallback, QueuedCallback
 from holdfast.client.fetch import PackReader
 from holdfast.client.get import Getter
 from holdfast.client.index import Index
@@ -78,12 +78,6 @@ LARGE_BYTES = 1 << 20
 """A put of more than this is worth a moment's waiting for the index."""
 
 ProgressCallback = Callable[[Progress], None]
-QueuedCallback = Callable[[HoldfastError | None], None]
-"""Hears that a write went to the outbox, and why; None: because it was asked for, or because earlier ones wait."""
-
-T = TypeVar("T")
-
-_log = logs.get_logger(__name__)
 
 
 class Vault:
@@ -128,11 +122,10 @@ class Vault:
         )
         self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
         self._rebuild = IndexRebuild(keys, self._names, self._reader, index, pool, clock)
-        self._door = outbox
         self._queued = QueuedNames(keys, outbox)
         self._here = NamesHere(keys, coordinators, index, pool, self._queued)
         self._content_here = ContentHere(keys, self._reader, self._here, pool, self.settings, self._queued)
-        self._offline = None if outbox is None else self._wired(outbox)
+        self._fallback = Fallback(outbox, self._queued, None if outbox is None else self._wired(outbox))
         self._plans: dict[tuple[int | None, bool], Plans] = {}
         self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
         self._policy: tuple[float, int] | None = None
@@ -152,8 +145,8 @@ class Vault:
         if self._closed:
             return
         self._closed = True
-        if self._door is not None:
-            await self._door.close()
+        if self._fallback.door is not None:
+            await self._fallback.door.close()
         for uploader in self._uploaders.values():
             await uploader.close()
         for plans in self._plans.values():
@@ -254,7 +247,7 @@ class Vault:
                 counted=counted,
             )  # fmt: skip
 
-        draft = await self._write([path], offline, online, queue, on_queued, lambda: not begun)
+        draft = await self._fallback.write([path], offline, online, queue, on_queued, lambda: not begun)
         if progress is not None:
             progress(Progress(1, 1, read, total if total is not None else read, path))
         return _entry(draft)
@@ -342,11 +335,12 @@ class Vault:
 
         if dry_run:
             return await online()
-        summary = await self._write([path for _, path in given], offline, online, queue, on_queued)
+        summary = await self._fallback.write([path for _, path in given], offline, online, queue, on_queued)
         away = [error for _, error in summary.failed if isinstance(error, Unavailable)]
-        if summary.queued or not away or offline is False or self._offline is None:
+        writes = self._fallback.writes
+        if summary.queued or not away or offline is False or writes is None:
             return summary
-        rest = await queue(self._offline)  # what stands already is unchanged now
+        rest = await queue(writes)  # what stands already is unchanged now
         if rest.queued and on_queued is not None:
             on_queued(away[0])
         failed = [one for one in summary.failed if not isinstance(one[1], Unavailable)]
@@ -502,7 +496,7 @@ class Vault:
             options = await self._options(if_match=if_match, ask=False)
             return await writes.delete(path, options, recursive=recursive, if_match=if_match)
 
-        removed = await self._write([path], offline, online, queue, on_queued)
+        removed = await self._fallback.write([path], offline, online, queue, on_queued)
         self._directories.clear()
         return removed
 
@@ -549,7 +543,7 @@ class Vault:
             options = await self._options(no_clobber=no_clobber, if_match=if_match, ask=False)
             return await writes.move(source, target, options, allow_degraded=allow_degraded, moved=count)
 
-        names = await self._write([source, target], offline, online, queue, on_queued)
+        names = await self._fallback.write([source, target], offline, online, queue, on_queued)
         return MoveSummary(names, await self.stat(target))
 
     async def restore(
@@ -657,22 +651,19 @@ class Vault:
 
     async def outbox(self) -> Outbox | None:
         """What waits to be delivered, None if this home never had to queue anything."""
-        return None if self._door is None else await self._door.found()
-
-    async def flush(self, progress: Callable[[Done], None] | None = None) -> Summary:
-        """Tries to deliver all that waits, once; see ``Outbox.flush``. Nothing to do without an outbox."""
-        outbox = await self.outbox()
-        return Summary() if outbox is None else await outbox.flush(progress, now=True)
-
-    async def watch(self, progress: Callable[[Done], None] | None = None) -> None:
-        """Delivers until it is cancelled; see ``Outbox.watch``. Unavailable for a vault without an outbox."""
-        await (await self.open_outbox()).watch(progress)
+        return await self._fallback.outbox()
 
     async def open_outbox(self) -> Outbox:
         """The outbox, made if there is none. Unavailable for a vault without one."""
-        if self._door is None:
-            raise Unavailable("this vault has no outbox")
-        return await self._door.open()
+        return await self._fallback.open()
+
+    async def flush(self, progress: Callable[[Done], None] | None = None) -> Summary:
+        """Tries to deliver all that waits, once; see ``Outbox.flush``. Nothing to do without an outbox."""
+        return await self._fallback.flush(progress)
+
+    async def watch(self, progress: Callable[[Done], None] | None = None) -> None:
+        """Delivers until it is cancelled; see ``Outbox.watch``. Unavailable for a vault without an outbox."""
+        await (await self._fallback.open()).watch(progress)
 
     async def resolver(self) -> Resolver:
         """For settling conflicts. NotFound if this home has no outbox."""
@@ -680,55 +671,6 @@ class Vault:
         if outbox is None:
             raise NotFound("nothing was ever queued in this home")
         return Resolver(self._keys, outbox, self._here, self._content_here, self._files, self._pool)
-
-    async def _write(
-        self,
-        names: Sequence[str],
-        offline: bool | None,
-        online: Callable[[], Awaitable[T]],
-        queue: Callable[[OfflineWrites], Awaitable[T]],
-        on_queued: QueuedCallback | None,
-        may_queue: Callable[[], bool] = lambda: True,
-    ) -> T:
-        """``online()``, or ``queue(...)`` if the network does not answer or earlier writes of these names wait."""
-        writes = self._offline
-        trouble: Unavailable | None = None
-        if writes is None or offline is False:
-            if offline:
-                raise Unavailable("this vault has no outbox")
-            return await online()
-        if not offline and not await self._stand_behind(names):
-            try:
-                return await online()
-            except Unavailable as error:
-                if not may_queue():
-                    raise
-                trouble = error
-        try:
-            done = await queue(writes)
-        except NotFound:
-            if trouble is not None:
-                raise trouble from None
-            raise
-        if on_queued is not None:
-            on_queued(trouble)
-        return done
-
-    async def _stand_behind(self, names: Sequence[str]) -> bool:
-        """Do writes of these names, or below them, wait although they were tried just now? Then the order is kept."""
-        if not await self._waits(names):
-            return False
-        try:
-            await self.flush()
-        except HoldfastError as error:
-            _log.warning("outbox_not_flushed", reason=error.detail)
-        return await self._waits(names)
-
-    async def _waits(self, names: Sequence[str]) -> bool:
-        for name in names:
-            if await self._queued.waits(name) or await self._queued.below(name):
-                return True
-        return False
 
     def _wired(self, door: OutboxDoor) -> OfflineWrites:
         """The outbox delivers refs with the parts of this vault."""
