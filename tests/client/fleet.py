@@ -204,5 +204,6 @@ class Fleet:
         return lambda: service.add(route, handler)
 
     def blobs(self, number: int) -> list[Path]:
-        """The files of the blobs that a node keeps."""
-        return sorted(path for path in (self.node_path(number) / "objects").rglob("*") if path.is_file())
+        """The files of the packs that a node keeps; the coordinator's reflog is left out."""
+        found = sorted(path for path in (self.node_path(number) / "objects").rglob("*") if path.is_file())
+        return [path for path in found if path.read_bytes()[:6] == b"HFPACK"]

@@ -196,6 +196,26 @@ def rebuild_record(root: bytes, ref_chunk: bytes, pack: bytes, table: list[bytes
     return head + nonce + AESGCM(key).encrypt(bytes(12), plaintext, head), keep_list
 
 
+def open_reflog(coordinator: bytes, data: bytes) -> dict[str, Any]:
+    """The header's fields with ``facts``, ``keeps`` and ``refs``."""
+    try:
+        Ed25519PublicKey.from_public_bytes(coordinator).verify(data[-64:], data[:-64])
+    except InvalidSignature as error:
+        raise ValueError("reflog signature") from error
+    names = "magic version flags reserved coordinator epoch number first last previous"
+    fields = struct.unpack(">8sBB6s32sQQQQ32s", data[:112])
+    found: dict[str, Any] = dict(zip(names.split(), fields, strict=True))
+    need(found["magic"] == b"HFREFL\r\n" and found["version"] == 1 and found["reserved"] == bytes(6), "reflog header")
+    need(found["flags"] in (0, 1) and found["coordinator"] == coordinator, "another coordinator's reflog")
+    found["previous"] = None if found["flags"] else found["previous"]
+    body = cbor2.loads(data[112:-64])
+    need(cbor2.dumps(body, canonical=True) == data[112:-64], "reflog not canonical")
+    found["facts"], found["keeps"], found["refs"], found["ended"] = body
+    lists = {hashlib.sha256(keep).digest() for keep in found["keeps"]}
+    need(all(record[188:220] in lists for record, _ in found["refs"]), "a keep list is missing")
+    return found
+
+
 if __name__ == "__main__":
     found = open_pack(bytes.fromhex(sys.argv[1]), Path(sys.argv[2]).read_bytes())
     for chunk in found["chunks"]:

@@ -11,8 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.assemble.coordinators import CoordinatorRebuilt as CoordinatorRebuilt
+    from holdfast.assemble.coordinators import backup_coordinator as backup_coordinator
     from holdfast.assemble.coordinators import init_coordinator as init_coordinator
     from holdfast.assemble.coordinators import make_coordinator as make_coordinator
+    from holdfast.assemble.coordinators import rebuild_coordinator as rebuild_coordinator
+    from holdfast.assemble.coordinators import recover_coordinator as recover_coordinator
+    from holdfast.assemble.coordinators import restore_coordinator as restore_coordinator
     from holdfast.assemble.exchange import ExchangeClient as ExchangeClient
     from holdfast.assemble.exchange import fetch_url as fetch_url
     from holdfast.assemble.exchange import open_exchange as open_exchange
@@ -82,6 +87,11 @@ _HOME = {
     "make_node": "nodes",
     "node_facts": "nodes",
     "reserve_bytes": "node_stores",
+    "CoordinatorRebuilt": "coordinators",
+    "backup_coordinator": "coordinators",
+    "rebuild_coordinator": "coordinators",
+    "recover_coordinator": "coordinators",
+    "restore_coordinator": "coordinators",
     "init_coordinator": "coordinators",
     "make_coordinator": "coordinators",
     "check_store": "stores",
@@ -95,6 +105,7 @@ _HOME = {
 
 __all__ = [
     "THIS_MACHINE",
+    "CoordinatorRebuilt",
     "ExchangeClient",
     "HomeMade",
     "Machine",
@@ -102,6 +113,7 @@ __all__ = [
     "NodeMade",
     "OpenVault",
     "Running",
+    "backup_coordinator",
     "change_passphrase",
     "check_key",
     "check_store",
@@ -127,8 +139,11 @@ __all__ = [
     "open_vault",
     "outbox_counts",
     "outbox_metrics",
+    "rebuild_coordinator",
+    "recover_coordinator",
     "recovery_words",
     "reserve_bytes",
+    "restore_coordinator",
     "scale_store",
     "space",
     "stay",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.servers import Running, host_name
 from holdfast.config import Config
-from holdfast.coordinator import setup
+from holdfast.coordinator import backup, rebuild, setup
 from holdfast.coordinator.app import Coordinator
+from holdfast.coordinator.backup import BackupFacts
+from holdfast.coordinator.rebuild import Means
+from holdfast.coordinator.recovery import Fallback, Recovered
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.setup import CoordinatorMade
+from holdfast.errors import BadConfig
 from holdfast.metadata import queries_members
 from holdfast.metadata.database import Database
-from holdfast.wire.http import HttpClient
+from holdfast.wire.http import HttpClient, checked_url
 
 
 async def init_coordinator(
@@ -86,6 +92,101 @@ async def make_coordinator(
         )
         kept = opened.pop_all()
     return Running(coordinator, coordinator.service.metrics, listen, tls, kept, machine)
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorRebuilt:
+    """``invites``: as after ``init``, because those of the lost database are void."""
+
+    recovered: Recovered
+    name: str
+    url: str
+    invites: dict[str, str]
+
+
+async def recover_coordinator(
+    data: Path,
+    config: Config,
+    *,
+    nodes: Sequence[str] = (),
+    force: bool = False,
+    machine: Machine = THIS_MACHINE,
+) -> Recovered:
+    """Brings an old copy of a coordinator up to date with its nodes; no coordinator may run on it meanwhile."""
+    async with _means(data, config, machine) as means:
+        return await rebuild.recover(means, nodes, force=force)
+
+
+async def rebuild_coordinator(
+    data: Path,
+    config: Config,
+    *,
+    nodes: Sequence[str],
+    advertise: str | None = None,
+    survive: int | None = None,
+    name: str | None = None,
+    force: bool = False,
+    machine: Machine = THIS_MACHINE,
+) -> CoordinatorRebuilt:
+    """Makes the lost database of the coordinator in ``data``, whose ``identity.key`` is there, from its nodes."""
+    if machine.files.size(data / setup.KEY_FILE) is None:
+        raise BadConfig(
+            f"{data / setup.KEY_FILE} is missing, and nodes obey no other key: put it back from a backup, or make a "
+            "new coordinator (holdfast coordinator init) that nodes and devices then join anew"
+        )
+    fallback = Fallback(
+        host_name(name),
+        [checked_url(advertise)] if advertise else [],
+        setup.SURVIVE_DEFAULT if survive is None else survive,
+    )
+    async with _means(data, config, machine) as means:
+        recovered = await rebuild.rebuild(means, nodes, fallback=fallback, force=force)
+        if survive is not None:
+            await means.database.run(_set_survive, survive)
+        facts = await means.database.run(queries_members.network_facts)
+        assert facts is not None, "it was just made"
+        urls = facts.urls.split()
+        lines = await setup.first_invites(
+            means.database, means.coordinator, urls, setup.NODE_USES, machine.clock, machine.randomness
+        )
+    return CoordinatorRebuilt(recovered, facts.name, urls[0], lines)
+
+
+@asynccontextmanager
+async def _means(data: Path, config: Config, machine: Machine) -> AsyncIterator[Means]:
+    settings = config.section(CoordinatorSettings)
+    identity = setup.load_identity(data, machine.files)
+    async with AsyncExitStack() as opened:
+        opened.enter_context(setup.lock(data, machine.files))
+        pool, database_pool = machine.pool(None, "recovery"), machine.pool(1, "database")
+        opened.callback(pool.close)
+        opened.callback(database_pool.close)
+        setup.make_database_file(data, machine.files)
+        database = await Database.open(setup.database_path(data), database_pool)
+        opened.push_async_callback(database.close)
+        http = HttpClient(identity=identity, network=machine.network, clock=machine.clock)
+        opened.push_async_callback(http.close)
+        yield Means(identity.id, database, http, pool, machine.clock, settings)
+
+
+async def backup_coordinator(data: Path, target: Path, machine: Machine = THIS_MACHINE) -> BackupFacts:
+    """Writes the coordinator in ``data``, running or not, into one private file."""
+    pool = machine.pool(1, "backup")
+    try:
+        return await pool.run(
+            lambda: backup.write_backup(data, target.absolute(), files=machine.files, clock=machine.clock)
+        )
+    finally:
+        pool.close()
+
+
+async def restore_coordinator(source: Path, data: Path, machine: Machine = THIS_MACHINE) -> BackupFacts:
+    """Makes the coordinator of a backup again in ``data``."""
+    pool = machine.pool(1, "backup")
+    try:
+        return await pool.run(lambda: backup.restore_backup(source, data, files=machine.files))
+    finally:
+        pool.close()
 
 
 def _set_survive(connection: Any, survive: int) -> None:

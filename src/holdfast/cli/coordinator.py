@@ -1,14 +1,21 @@
-"""``holdfast coordinator``: make or run the registry of a network."""
+"""``holdfast coordinator``: make or run the registry of a network, and bring it back when it was lost."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.serving import listen_address, listening, serve, tls_context
 from holdfast.cli.verb import VerbGroup
+
+if TYPE_CHECKING:
+    from holdfast.assemble import CoordinatorRebuilt
+    from holdfast.coordinator.backup import BackupFacts
+    from holdfast.coordinator.recovery import Recovered
 
 COORDINATOR_PORT = 7430
 
@@ -78,3 +85,164 @@ def run(
         await serve(invocation, server, role="coordinator", metrics=metrics, with_parent=with_parent, public=address[0])
 
     invocation.run(work())
+
+
+DATA = click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory.")
+FORCE = click.option("--force", is_flag=True, help="With fewer nodes than it takes to be sure that nothing is lost.")
+
+
+@command.command("backup")
+@DATA
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to make."
+)
+@current
+def backup(invocation: Invocation, data: Path, output: Path) -> None:
+    """Write the coordinator in DIR, running or not, into one file: its database and its key.
+
+    Whoever has the file can be this coordinator, so keep it as you keep a key.
+    """
+    invocation.run(_backup(invocation, data, output))
+
+
+async def _backup(invocation: Invocation, data: Path, output: Path) -> None:
+    from holdfast import assemble
+
+    made = await assemble.backup_coordinator(data, output)
+    if invocation.json:
+        invocation.document({"file": str(output), **_facts(made)})
+        return
+    invocation.note(f"{output}: {made.size:,} bytes, coordinator {made.coordinator.short} as of {_moment(made)}.")
+
+
+@command.command("restore")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@DATA
+@current
+def restore(invocation: Invocation, file: Path, data: Path) -> None:
+    """Make the coordinator of a backup again in DIR.
+
+    If the network has gone on since the backup was made, follow with: holdfast coordinator recover.
+    """
+    invocation.run(_restore(invocation, file, data))
+
+
+async def _restore(invocation: Invocation, file: Path, data: Path) -> None:
+    from holdfast import assemble
+
+    made = await assemble.restore_coordinator(file, data)
+    if invocation.json:
+        invocation.document({"data": str(data), **_facts(made)})
+        return
+    invocation.note(f"Coordinator {made.coordinator.short} is in {data}, as of {_moment(made)}.")
+    invocation.note("What nodes have seen since then comes back with the next command, before it runs again:\n")
+    invocation.data(f"  holdfast coordinator recover --data {data}")
+
+
+@command.command("recover")
+@DATA
+@click.option("--nodes", metavar="URL,...", default="", help="Further addresses of nodes, if they have moved.")
+@FORCE
+@current
+def recover(invocation: Invocation, data: Path, nodes: str, force: bool) -> None:
+    """Bring an old copy of a coordinator up to date with its nodes, so that it may act again.
+
+    The coordinator must be stopped and the nodes must run. Nothing is deleted; for a week nothing is let go of.
+    """
+    invocation.run(_recover(invocation, data, nodes, force))
+
+
+async def _recover(invocation: Invocation, data: Path, nodes: str, force: bool) -> None:
+    from holdfast import assemble
+
+    done = await assemble.recover_coordinator(data, invocation.config(), nodes=_urls(nodes), force=force)
+    if invocation.json:
+        invocation.document({"data": str(data), **_recovered(done)})
+        return
+    if not done.changed:
+        invocation.note("No node has heard of more than this coordinator knows: there is nothing to recover.")
+        return
+    _say(invocation, done, data)
+
+
+@command.command("rebuild")
+@DATA
+@click.option("--nodes", metavar="URL,...", required=True, help="Addresses of nodes; the others are found by them.")
+@click.option("--advertise", metavar="URL", help="Where this coordinator is reached, if that has changed.")
+@click.option("--survive", type=click.IntRange(0, 64), help="The policy [default: as it was, or 4].")
+@FORCE
+@current
+def rebuild(
+    invocation: Invocation, data: Path, nodes: str, advertise: str | None, survive: int | None, force: bool
+) -> None:
+    """Make a lost database again from what the nodes hold.
+
+    DIR must hold the coordinator's identity.key, because nodes and devices believe no other. Names come back up to the
+    last minute; what is newer, each vault's devices bring back from its packs by themselves.
+    """
+    invocation.run(_rebuild(invocation, data, nodes, advertise, survive, force))
+
+
+async def _rebuild(
+    invocation: Invocation, data: Path, nodes: str, advertise: str | None, survive: int | None, force: bool
+) -> None:
+    from holdfast import assemble
+
+    made = await assemble.rebuild_coordinator(
+        data, invocation.config(), nodes=_urls(nodes), advertise=advertise, survive=survive, force=force
+    )
+    if invocation.json:
+        invocation.document(
+            {
+                "data": str(data),
+                "name": made.name,
+                "url": made.url,
+                **_recovered(made.recovered),
+                "invites": made.invites,
+            }
+        )
+        return
+    _say(invocation, made.recovered, data)
+    _invites(invocation, made)
+
+
+def _urls(text: str) -> list[str]:
+    return [url for part in text.split(",") if (url := part.strip())]
+
+
+def _facts(made: BackupFacts) -> dict[str, object]:
+    return {
+        "id": str(made.coordinator), "made": made.made, "epoch": made.epoch, "commit": made.commit, "size": made.size,
+    }  # fmt: skip
+
+
+def _moment(made: BackupFacts) -> str:
+    return datetime.fromtimestamp(made.made, UTC).isoformat(sep=" ", timespec="seconds")
+
+
+def _recovered(done: Recovered) -> dict[str, object]:
+    return {
+        "changed": done.changed, "epoch": done.epoch, "commit": done.commit, "known_to": done.known_to,
+        "nodes": done.nodes, "silent": dict(done.silent), "vaults": done.vaults, "refs": done.refs,
+        "packs": done.packs, "adopted": done.adopted,
+    }  # fmt: skip
+
+
+def _say(invocation: Invocation, done: Recovered, data: Path) -> None:
+    invocation.note(
+        f"{done.nodes} nodes hold {done.packs:,} packs; their reflog tells {done.refs:,} names of {done.vaults} vaults "
+        f"up to commit {done.known_to:,}. Epoch {done.epoch} begins."
+    )
+    for url, why in done.silent.items():
+        invocation.note(f"silent: {url}: {why}")
+    if done.adopted:
+        invocation.note(
+            f"{done.adopted:,} packs may bring names that are newer: the next device of each vault looks, by itself."
+        )
+    invocation.note(f"Nothing is let go of for a week. Now run it:\n\n  holdfast coordinator run --data {data}\n")
+
+
+def _invites(invocation: Invocation, made: CoordinatorRebuilt) -> None:
+    invocation.note("Invites of the lost database are void. For nodes (10 machines, one day), and for you (once):\n")
+    invocation.data(f"  holdfast node init --data DIR --join {made.invites['node']}\n")
+    invocation.data(f"  holdfast init --join {made.invites['operator']}")

@@ -36,28 +36,30 @@ def equal(one: Path, other: Path) -> bool:
 
 
 def packs_on(nodes: Sequence[Member]) -> dict[str, dict[str, int]]:
-    """Which pack lies on which node, with its size, as their directories say."""
+    """Which pack lies on which node, with its size, as their directories say; what nodes keep besides is left out."""
     found: dict[str, dict[str, int]] = {}
     for node in nodes:
-        for path in _blobs(node.data):
+        for path in filter(_is_pack, _blobs(node.data)):
             found.setdefault(path.name, {})[node.name] = path.stat().st_size
     return found
 
 
 def contains(nodes: Sequence[Member], words: bytes) -> tuple[bool, int]:
-    """Do ``words`` stand in anything that the nodes keep? And how many different blobs were looked through."""
+    """Do ``words`` stand in anything that the nodes keep? And how many different packs were looked through."""
     seen: set[str] = set()
+    packs = 0
     for path in (path for node in nodes for path in _blobs(node.data)):
         if path.name in seen:
             continue
         seen.add(path.name)
+        packs += _is_pack(path)
         before = b""
         with path.open("rb") as file:
             while piece := file.read(PIECE_BYTES):
                 if words in before + piece:
-                    return True, len(seen)
+                    return True, packs
                 before = piece[-len(words) :]
-    return False, len(seen)
+    return False, packs
 
 
 def _blobs(data: Path) -> Iterator[Path]:
@@ -68,3 +70,15 @@ def _blobs(data: Path) -> Iterator[Path]:
     for directory in layout.directories():
         for name in names(files, directory):
             yield directory / name
+
+
+def _is_pack(path: Path) -> bool:
+    from holdfast.codec.pack_layout import HEADER_BYTES, pack_vault
+    from holdfast.errors import BadRequest
+
+    with path.open("rb") as file:
+        try:
+            pack_vault(file.read(HEADER_BYTES))
+        except BadRequest:
+            return False
+    return True

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.client.reasons import reason_of
-from holdfast.errors import HoldfastError, TimedOut, TooManyRequests, Unavailable
+from holdfast.errors import HoldfastError, NotFound, TimedOut, TooManyRequests, Unavailable
 from holdfast.wire import messages as m
 from holdfast.wire.http import HttpClient, Target, checked_url
 from holdfast.wire.routes import Route
@@ -51,6 +51,9 @@ class Coordinators:
         self._last = 0  # the address that answered last
         self._keep = keep
         self._heard = False
+        self.catch_up: Callable[[bool], Awaitable[bool]] | None = None
+        """Told that packs of the vault wait to be read (``recommit``); with True it is waited for, and says whether it
+        is worth asking again."""
         http.set_clock_source(id_)
 
     async def ask(
@@ -61,7 +64,31 @@ class Coordinators:
         path: Mapping[str, str] = _NOTHING,
         first_byte_s: float | None = None,
     ) -> A:
-        """The answer; Unavailable with one sentence when no address answers. Other errors are the coordinator's."""
+        """The answer; Unavailable with one sentence when no address answers. Other errors are the coordinator's.
+
+        A coordinator that lost its database may not know the newest names: they are brought to it, then it is asked
+        once more.
+        """
+        try:
+            answer = await self._ask(route, message, path=path, first_byte_s=first_byte_s)
+        except NotFound as error:
+            if not (error.extra.get("unread") and self.catch_up is not None and await self.catch_up(True)):
+                raise
+            return await self._ask(route, message, path=path, first_byte_s=first_byte_s)
+        if getattr(answer, "unread", False) and self.catch_up is not None:
+            waits = not isinstance(answer, m.Plan)  # a put needs no names
+            if await self.catch_up(waits):
+                return await self._ask(route, message, path=path, first_byte_s=first_byte_s)
+        return answer
+
+    async def _ask(
+        self,
+        route: Route[Q, A],
+        message: Q | None = None,
+        *,
+        path: Mapping[str, str] = _NOTHING,
+        first_byte_s: float | None = None,
+    ) -> A:
         trouble: Unavailable | None = None
         reason = ""
         answer: A | None = None

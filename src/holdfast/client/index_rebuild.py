@@ -150,22 +150,30 @@ class IndexRebuild:
 
     async def _read(self, pack: Digest, size: int, holders: Sequence[m.NodeAddress]) -> list[tuple[bytes, int, int]]:
         """(id, offset, length) of the pack's data chunks."""
-        header = PackHeader(GENERATION_FIRST, self._keys.vault)  # the trailer's signature covers it
-        start = max(size - TAIL_BYTES, 0)
-
-        async def end(view: memoryview) -> Trailer | list[IndexEntry]:
-            trailer = parse_trailer(view, header, size)
-            first, last = index_range(trailer)
-            if first < start:
-                return trailer
-            return open_index(self._keys, header, trailer, view[first - start : last - start])
-
-        found = await self._reader.read(pack, start, size, holders, end)
-        if isinstance(found, Trailer):
-            trailer = found
-
-            async def rest(view: memoryview) -> list[IndexEntry]:
-                return await self._pool.run(open_index, self._keys, header, trailer, view)
-
-            found = await self._reader.read(pack, *index_range(trailer), holders, rest)
+        found = await read_index(self._keys, self._reader, self._pool, pack, size, holders)
         return [(entry.id, entry.offset, entry.length) for entry in found if entry.kind is Kind.DATA]
+
+
+async def read_index(
+    keys: VaultKeys, reader: PackReader, pool: Pool, pack: Digest, size: int, holders: Sequence[m.NodeAddress]
+) -> list[IndexEntry]:
+    """All chunks of a pack of ``size`` bytes, from its end; Unavailable, Corrupt."""
+    header = PackHeader(GENERATION_FIRST, keys.vault)  # the trailer's signature covers it
+    start = max(size - TAIL_BYTES, 0)
+
+    async def end(view: memoryview) -> Trailer | list[IndexEntry]:
+        trailer = parse_trailer(view, header, size)
+        first, last = index_range(trailer)
+        if first < start:
+            return trailer
+        return open_index(keys, header, trailer, view[first - start : last - start])
+
+    found = await reader.read(pack, start, size, holders, end)
+    if not isinstance(found, Trailer):
+        return found
+    trailer = found
+
+    async def rest(view: memoryview) -> list[IndexEntry]:
+        return await pool.run(open_index, keys, header, trailer, view)
+
+    return await reader.read(pack, *index_range(trailer), holders, rest)

@@ -236,12 +236,12 @@ class Names:
                     found.setdefault(digest, [m.NodeAddress(id=row.id, name=row.name, url=row.url) for row in holders])
         return found
 
-    async def vault_packs(self) -> AsyncIterator[m.VaultPacks]:
-        """Pages of all packs of the vault, with their places, which are remembered."""
+    async def vault_packs(self, *, unread: bool = False) -> AsyncIterator[m.VaultPacks]:
+        """Pages of all packs of the vault, with their places, which are remembered; ``unread``: of the adopted ones."""
         after: str | None = None
         while True:
             page = await self._coordinators.ask(
-                routes.VAULT_PACKS, m.VaultPacksQuery(after=after), path={"vault": str(self._keys.vault)}
+                routes.VAULT_PACKS, m.VaultPacksQuery(after=after, unread=unread), path={"vault": str(self._keys.vault)}
             )
             await self.remember_places(page.packs, page.nodes)
             yield page

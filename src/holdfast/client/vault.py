@@ -49,6 +49,7 @@ from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
 from holdfast.client.put_tree import TreePutter
 from holdfast.client.queued_names import QueuedNames
 from holdfast.client.queueing import QueueingUploader, UnsentIndex
+from holdfast.client.recommit import Recommit
 from holdfast.client.remove import Remover
 from holdfast.client.resolve import Resolver
 from holdfast.client.restore import Restorer, trash_below
@@ -127,6 +128,10 @@ class Vault:
         self._content_here = ContentHere(keys, self._reader, self._here, pool, self.settings, self._queued)
         self._fallback = Fallback(outbox, self._queued, None if outbox is None else self._wired(outbox))
         self._plans: dict[tuple[int | None, bool], Plans] = {}
+        self._recommit = Recommit(
+            keys, device, coordinators, self._names, self._reader, self._content, pool, clock, lambda: http.epoch
+        )
+        coordinators.catch_up = self._recommit.catch_up
         self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
         self._policy: tuple[float, int] | None = None
         self._directories: dict[str, float] = {}
@@ -152,6 +157,7 @@ class Vault:
         for plans in self._plans.values():
             await plans.close()
         await self._rebuild.close()
+        await self._recommit.close()
         await self._reader.close()
         await self._index.close()
         await self._http.close()

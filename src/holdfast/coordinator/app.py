@@ -16,11 +16,13 @@ from holdfast.coordinator.inventory_sync import InventorySync
 from holdfast.coordinator.join import Join
 from holdfast.coordinator.nodes import Nodes
 from holdfast.coordinator.packs import Packs
+from holdfast.coordinator.reflog import Reflog
 from holdfast.coordinator.refs import Refs
 from holdfast.coordinator.repair_loop import Repair
 from holdfast.coordinator.repair_metrics import RepairMetrics
 from holdfast.coordinator.repair_trim import Tidy
 from holdfast.coordinator.repair_words import RepairWords
+from holdfast.coordinator.roll_call import RollCall
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts, Status
@@ -79,6 +81,10 @@ class Coordinator:
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
         self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
+        self.reflog = Reflog(state)
+        self._reflog_worker = self._worker("reflog", self.reflog.unit, state.settings.reflog_interval)
+        self._roll_call = RollCall(state)
+        state.changed = self._state_changed
         self._add_routes()
         self._stopped = False
 
@@ -142,6 +148,7 @@ class Coordinator:
         add(routes.REF, refs.ref)
         add(routes.REF_HISTORY, refs.history)
         add(routes.VAULT_PACKS, refs.vault_packs)
+        add(routes.PACKS_READ, packs.read)
         add(routes.POLICY, status.policy)
         add(routes.POLICY_CHANGE, status.change_policy)
         add(routes.STATUS, status.status)
@@ -157,11 +164,13 @@ class Coordinator:
     @property
     def workers(self) -> list[Worker]:
         """Everything this coordinator does by itself."""
-        return [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker, self._alarm_worker]
+        own = [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker, self._alarm_worker]
+        return [*own, self._reflog_worker]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""
         listener = await self.service.start(host, port, tls=tls)
+        self._roll_call.start()
         for worker in self.workers:
             worker.start()
         if self.state.position.stale:
@@ -178,6 +187,7 @@ class Coordinator:
         await self.service.stop(drain_s)
         for worker in self.workers:
             await worker.stop()
+        await self._roll_call.stop()
         await self._nodes.stop()
         await self._tasks.stop()
         await self.inventory.stop()
@@ -198,6 +208,10 @@ class Coordinator:
         self.counts.forget()
         self._repair_worker.wake()
 
+    def _state_changed(self, members: bool) -> None:
+        if members or self.reflog.is_due():
+            self._reflog_worker.wake()
+
     async def _tell(self) -> Progress:
         await self._gauges.refresh()
         return await self.alarms.unit()
@@ -214,7 +228,8 @@ class Coordinator:
         """Lets go of what nothing holds any more; an old coordinator lets go of nothing."""
         if self.state.position.stale:
             return Progress.IDLE
-        more = await self.state.database.run(collect.release, self.state.slow_now())
-        more |= await self.inventory.adopt()
+        more = await self.inventory.adopt()
+        if self.state.may_let_go():
+            more |= await self.state.database.run(collect.release, self.state.slow_now())
         self.counts.forget()
         return Progress.BUSY if more else Progress.IDLE

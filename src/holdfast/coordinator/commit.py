@@ -74,7 +74,11 @@ class NewPack:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One commit, or with ``lease`` one registration of packs whose refs follow. ``keeps``: the lists sent with it."""
+    """One commit, or with ``lease`` one registration of packs whose refs follow. ``keeps``: the lists sent with it.
+
+    ``again``: refs that a device found in packs after a recovery. Their packs were durable when they were first
+    committed, so one live copy is enough; repair makes the others.
+    """
 
     vault: int
     quota: int | None
@@ -85,6 +89,7 @@ class Change:
     allow_degraded: bool = False
     copies: int = 1
     lease: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ def decide(change: Change, view: View, terms: Terms) -> list[list[RefResult]]:
 
 
 def _needed(change: Change, terms: Terms, asked: int) -> int:
-    copies = terms.copies(asked)
+    copies = 1 if change.again else terms.copies(asked)
     return enough_when_degraded(copies, terms.floor) if change.allow_degraded else copies
 
 
@@ -271,7 +276,9 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
     present = view.refs.get(key)
     if (present is not None and present.etag == ref.etag) or ref.etag in view.past.get(key, ()):
         return COMMITTED
-    if present is None:
+    if change.again:
+        fits = True
+    elif present is None:
         fits = ref.version == 1 and ref.previous is None
     else:
         fits = ref.version == present.version + 1 and ref.previous == present.etag
@@ -294,8 +301,13 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
         assert pack is not None
         if pack.state is not PackState.LIVE or pack.target < asked or pack.lease_until is not None:
             view.packs[digest] = replace(pack, state=PackState.LIVE, target=max(pack.target, asked), lease_until=None)
-    if present is not None and present.record:
-        view.replaced.append((change.vault, present))
-        view.past[key] = view.past.get(key, frozenset()) | {present.etag}
-    view.refs[key] = replace(ref, committed=terms.wall)
+    new, old = replace(ref, committed=terms.wall), present
+    if change.again and present is not None and ref.version <= present.version:
+        if not present.record:
+            return COMMITTED  # deleted so long ago that nothing of it is kept
+        new, old = present, new  # it was replaced since: it belongs to the history
+    if old is not None and old.record:
+        view.replaced.append((change.vault, old))
+        view.past[key] = view.past.get(key, frozenset()) | {old.etag}
+    view.refs[key] = new
     return COMMITTED

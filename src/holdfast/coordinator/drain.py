@@ -71,6 +71,7 @@ class Orders:
         state.beliefs.of_node.pop(node.number, None)
         node.read_sequence = 0
         self._repair.reconsider(packs_then)
+        state.changed(True)
         self._counts.forget()
         return m.Empty()
 
@@ -90,6 +91,7 @@ class Orders:
         await self._state.database.run(queries_repair.set_word, node.number, word, until)
         node.word, node.word_until, node.dirty = word, until, True
         self._repair.reconsider(set())
+        self._state.changed(True)
 
     def _node(self, call: Call, *, itself: bool = False) -> Node:
         id_ = Id.parse(call.path["id"])

@@ -17,12 +17,16 @@ from holdfast.inventory import Roots
 
 
 class Stranger(NamedTuple):
-    """A blob on a node that is on no record: no pack, or a pack that nobody committed (yet). ``since``: monotonic."""
+    """A blob on a node that is on no record: no pack, or a pack that nobody committed (yet). ``since``: monotonic.
+
+    ``late``: found when its node was read for the first time after a recovery, so that its refs may have been lost.
+    """
 
     size: int
     sequence: int
     vault: Id | None
     since: float
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -47,7 +51,7 @@ class Belief:
         known = self.strangers.get(digest)
         if known is None:
             self.roots.add(digest)
-        self.strangers[digest] = stranger if known is None else stranger._replace(since=known.since)
+        self.strangers[digest] = stranger if known is None else stranger._replace(since=known.since, late=known.late)
         self.highest = max(self.highest, stranger.sequence)
 
     def lose(self, digest: Digest) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -68,6 +68,7 @@ def note(
     places: list[dict[str, int]] = []
     gone: list[tuple[int, int]] = []
     again: list[int] = []
+    sizes: dict[int, int] = {}  # of packs that a recovery knew only by name
     for entry in entries:
         row = rows.get(entry.digest)
         ours = row is not None and entry.vault is not None and vaults.get(entry.vault) == row.vault
@@ -84,6 +85,8 @@ def note(
                 placed[row.number] = entry.sequence
             if row.state == PackState.GONE:
                 again.append(row.number)
+            if row.size == 0:
+                sizes[row.number] = entry.size
         elif sequence is not None and sequence < entry.sequence:
             _lose(noted, gone, node, row)
     for digest, sequence in (believed or {}).items():
@@ -93,6 +96,7 @@ def note(
     queries_packs.unplace(connection, gone)
     queries_packs.place(connection, places)
     queries_repair.trash_again(connection, again)
+    queries_packs.set_sizes(connection, sizes)
     if read_up_to is not None:
         queries_repair.read_up_to(connection, node, read_up_to)
     return noted
@@ -112,8 +116,12 @@ def adopt(
     found: Mapping[Digest, tuple[int, int, Mapping[int, int]]],
     target: int,
     lease_until: int,
+    late: Collection[Digest] = (),
 ) -> Moves:
-    """Takes strangers as leased packs: digest -> (vault, size, node -> sequence). Those known by now are left alone."""
+    """Takes strangers as leased packs: digest -> (vault, size, node -> sequence). Those known by now are left alone.
+
+    Of those in ``late`` a device must read what refs they bring before they may go.
+    """
     moves = Moves()
     known = {Digest(row.digest) for row in queries_packs.packs_by_digest(connection, found)}
     fresh = {digest: facts for digest, facts in found.items() if digest not in known}
@@ -121,7 +129,7 @@ def adopt(
         connection,
         [
             {"digest": digest, "vault": vault, "size": size, "state": PackState.LEASED, "target": target,
-             "lease_until": lease_until}
+             "lease_until": lease_until, "adopted": int(digest in late)}
             for digest, (vault, size, _) in fresh.items()
         ],
     )  # fmt: skip
@@ -147,6 +155,7 @@ class InventorySync:
         self._changed = changed
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS_MAX)
+        self._late: set[int] = set()  # nodes that are being read for the first time since a recovery
 
     def heard(self, node: Node) -> None:
         """After each heartbeat, in constant time: begins to read if something is new."""
@@ -182,17 +191,22 @@ class InventorySync:
         state = self._state
         old = state.clock.monotonic() - state.settings.adopt_after
         found: dict[Digest, tuple[int, int, dict[int, int]]] = {}
+        late: set[Digest] = set()
         for number, belief in state.beliefs.of_node.items():
             for digest, one in belief.strangers.items():
                 vault = None if one.vault is None else state.access.vault(one.vault)
-                if vault is not None and (digest in found or (one.since <= old and len(found) < ADOPTED_MAX)):
+                if vault is not None and (
+                    digest in found or ((one.late or one.since <= old) and len(found) < ADOPTED_MAX)
+                ):
+                    late.update([digest] if one.late else [])
                     found.setdefault(digest, (vault.number, one.size, {}))[2][number] = one.sequence
         if not found:
             return False
         lease_until = int(state.slow_now() + state.settings.adopt_lease)
-        moves = await state.database.run(adopt, found, state.policy.survive + 1, lease_until)
+        moves = await state.database.run(adopt, found, state.policy.survive + 1, lease_until, late)
         state.beliefs.take(moves)
         if moves.placed:
+            state.unread.update(found[digest][0] for digest in late)
             _log.info("packs_adopted", packs=len({digest for _, digest, _, _ in moves.placed}))
             self._changed()
         return len(found) >= ADOPTED_MAX
@@ -202,9 +216,13 @@ class InventorySync:
     async def _try(self, node: Node) -> None:
         try:
             async with self._readers:
+                if node.read_sequence == 0 and self._state.position.epoch > 1:
+                    self._late.add(node.number)
                 await self._read(node)
         except HoldfastError as error:
             _log.warning("inventory_unread", node=node.name, reason=error.detail)
+        finally:
+            self._late.discard(node.number)
 
     async def _read(self, node: Node) -> None:
         state, was = self._state, node.agreed
@@ -293,8 +311,9 @@ class InventorySync:
         for entry in entries:
             if not entry.here:
                 belief.lose(entry.digest)
+        late = node.number in self._late
         for entry in noted.strangers:
-            belief.see(entry.digest, Stranger(entry.size, entry.sequence, entry.vault, now))
+            belief.see(entry.digest, Stranger(entry.size, entry.sequence, entry.vault, now, late))
         if noted.lost:
             _log.warning("copies_lost", node=node.name, packs=noted.lost)
         if noted.moves.gone or noted.moves.placed:

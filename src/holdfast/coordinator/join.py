@@ -84,6 +84,7 @@ class Join:
         async with self._one_at_a_time:
             join = self._join_node if request.role == "node" else self._join_device
             admitted = await join(caller, request)
+        state.changed(True)
         settings = state.wire_settings()
         return m.Joined(
             proof=proof(admitted.secret, "accept", caller, state.identity.id, request.role),
@@ -173,6 +174,7 @@ class Join:
                 lambda connection: self._register(connection, certificate, request.certificate, vault, False)
             )
             state.access.add_device(row)
+        state.changed(True)
         return m.DeviceAnswer(certificate=row.countersigned, serial=row.serial)
 
     def _certificate(self, envelope: bytes) -> Certificate:
@@ -233,6 +235,7 @@ class Join:
             async with self._one_at_a_time:
                 serial = await state.database.run(queries_members.revoke_devices, fresh)
                 state.access.revoke(fresh, serial)
+            state.changed(True)
         return m.Empty()
 
     def _belongs(self, caller: Id | None, vault: Id) -> bool:

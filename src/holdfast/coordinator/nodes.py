@@ -9,7 +9,6 @@ from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts
 from holdfast.errors import BadConfig, BadRequest, Denied, HoldfastError, Unauthorized
-from holdfast.metadata import queries_members
 from holdfast.wire import messages as m
 from holdfast.wire.http import checked_url
 from holdfast.wire.serve import Call
@@ -42,10 +41,7 @@ class Nodes:
         if request.store != node.store:
             raise Denied("this node reports another store than it joined with: is the right disk mounted?")
         if state.position.hear(request.epoch, request.commit):
-            epoch, commit = state.position.heard
-            await state.database.run(
-                lambda connection: queries_members.change_network(connection, heard_epoch=epoch, heard_commit=commit)
-            )
+            await state.save_heard()
         node.url = node_url(request.url) or node.url
         node.free, node.load, node.read_only = request.free, request.load, request.read_only
         node.sequence, node.blobs, node.root = request.sequence, request.count, request.root

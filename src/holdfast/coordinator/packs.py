@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 
+from sqlalchemy import Connection
+
 from holdfast.auth.certificates import DELETE, WRITE
 from holdfast.auth.identity import Id, verify
 from holdfast.blob import Digest
@@ -19,7 +21,7 @@ from holdfast.coordinator.settings import enough_when_degraded
 from holdfast.coordinator.state import State
 from holdfast.coordinator.transaction import load_packs
 from holdfast.errors import BadRequest, Denied, NoSpace, QuotaExceeded, TooFewNodes, Unavailable
-from holdfast.metadata import queries_members, queries_packs
+from holdfast.metadata import queries_members, queries_packs, queries_reflog
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call
 
@@ -80,6 +82,7 @@ class Packs:
             epoch=state.position.epoch,
             commit=state.position.commit,
             urls=state.urls,
+            unread=vault.number in state.unread,
         )
 
     async def _have(self, vault: VaultRow, request: m.PlanRequest, copies: int) -> set[Digest | None]:
@@ -139,6 +142,7 @@ class Packs:
         """A lease for packs whose refs follow later. PacksGone (424) names those with too few receipts."""
         state = self._state
         vault = state.access.require(call.caller, request.vault, WRITE)
+        await state.heard_all.wait()
         lease_until = state.clock.now() + state.settings.lease
         await state.queue.submit(
             Change(
@@ -157,7 +161,10 @@ class Packs:
         state = self._state
         vault = state.access.require(call.caller, request.vault, WRITE | DELETE)
         assert call.caller is not None
+        await state.heard_all.wait()
         state.position.check(request.epoch, request.commit)
+        if request.again and vault.number not in state.unread:
+            raise Denied("nothing of this vault waits to be committed again")
         count = sum(map(len, request.groups))
         if count > m.COMMIT_REFS_MAX:
             raise BadRequest(f"a commit has at most {m.COMMIT_REFS_MAX} refs, not {count}")
@@ -179,9 +186,18 @@ class Packs:
                 keeps=keeps,
                 groups=groups,
                 allow_degraded=request.allow_degraded,
+                again=request.again,
             )
         )
         return m.Committed(groups=results, epoch=state.position.epoch, commit=state.position.commit)
+
+    async def read(self, call: Call, request: m.PacksRead) -> m.Empty:
+        """A device has read these adopted packs and committed again what refs it found in them."""
+        state = self._state
+        vault = state.access.require(call.caller, Id.parse(call.path["vault"]), WRITE)
+        state.position.check()
+        state.unread = await state.database.run(_mark_read, vault.number, request.digests)
+        return m.Empty()
 
     async def _checked(self, packs: list[m.PackReceipts]) -> list[NewPack]:
         state = self._state
@@ -207,19 +223,28 @@ class Packs:
 def _parsed(request: m.CommitRequest, author: Id) -> tuple[list[list[Ref]], dict[Digest, tuple[Digest, ...]]]:
     """The refs of a commit, each checked, and its keep lists; BadRequest or Denied."""
     keeps = {Digest.of(data): tuple(codec.parse_keep_list(data)) for data in request.keeps}
-    groups = [[_ref(change, request.vault, author) for change in group] for group in request.groups]
+    writer = None if request.again else author
+    groups = [[_ref(change, request.vault, writer) for change in group] for group in request.groups]
     etags = b"".join(ref.etag for group in groups for ref in group)
     if not verify(author, request.signature, hashlib.sha256(etags).digest()):
         raise Denied("the commit's signature is not its device's over exactly these refs")
     return groups, keeps
 
 
-def _ref(change: m.RefChange, vault: Id, author: Id) -> Ref:
+def _mark_read(connection: Connection, vault: int, digests: list[Digest]) -> set[int]:
+    """Marks them as read, lets go of those that nothing holds; the vaults that still have unread ones."""
+    found = queries_reflog.mark_read(connection, vault, digests)
+    queries_packs.release_unheld(connection, found)
+    return queries_reflog.unread_vaults(connection)
+
+
+def _ref(change: m.RefChange, vault: Id, author: Id | None) -> Ref:
+    """The ref in one record; ``author`` None: whichever device of the vault has written it."""
     parsed = codec.parse_record(change.record)
     clear = parsed.clear
     if clear.vault != vault:
         raise Denied("a ref of another vault")
-    if clear.author != author:
+    if author is not None and clear.author != author:
         raise Denied("a ref that another device has written")
     if change.ancestor and clear.kind is not RefKind.DIRECTORY:
         raise BadRequest("only directories are ancestors")

@@ -55,6 +55,7 @@ class Refs:
             packs=places,
             nodes=nodes,
             after=rows[-1].tag.hex() if more else None,
+            unread=vault.number in self._state.unread,
         )
 
     async def _trash(self, vault: int, parent: bytes | None, after: bytes, limit: int) -> m.RefPage:
@@ -85,13 +86,14 @@ class Refs:
             return found[0], load_packs(connection, queries_packs.packs_by_number(connection, numbers))
 
         row, packs = await self._state.database.run(read)
+        unread = vault.number in self._state.unread
         if row is None:
-            raise NotFound("no such name")
+            raise NotFound("no such name", **({"unread": True} if unread else {}))
         if packs is None:
             return m.RefAnswer(record=b"", keep=b"", version=row.version, etag=Digest(row.etag))
         places, nodes = self._placed(packs.values())
         keep = keep_list(pack.digest for pack in packs.values())
-        return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes)
+        return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes, unread=unread)
 
     async def history(self, call: Call, request: None) -> m.RefHistory:
         """The present version and the kept ones, newest first; NotFound if there never was one."""
@@ -118,7 +120,7 @@ class Refs:
         after = _FIRST if request.after is None else Digest.parse(request.after)
 
         def read(connection: Connection) -> list[Pack]:
-            rows = queries_packs.vault_packs(connection, vault.number, after, request.limit + 1)
+            rows = queries_packs.vault_packs(connection, vault.number, after, request.limit + 1, unread=request.unread)
             return list(load_packs(connection, rows).values())
 
         packs = await self._state.database.run(read)

@@ -68,7 +68,7 @@ class Tidy:
     async def unit(self) -> Progress:
         """Trashes what nothing holds, gives out deletes and trims."""
         state = self._state
-        if state.position.stale or state.repair_paused or self._repair.breaker.state != "closed":
+        if not state.may_let_go() or state.repair_paused or self._repair.breaker.state != "closed":
             self._dispatch.drop_where(lambda job: job.kind != "copy")
             return Progress.IDLE
         await self._delete()

@@ -44,6 +44,12 @@ def database_path(directory: Path) -> Path:
     return directory / DATABASE_FILE
 
 
+def make_database_file(directory: Path, files: Files) -> None:
+    """An empty file, if there is none: private, and the log beside it gets the same mode. Blocks."""
+    if files.size(database_path(directory)) is None:
+        files.close(files.create(database_path(directory)))
+
+
 def lock(directory: Path, files: Files) -> AbstractContextManager[None]:
     """Holds the directory for one process; BadConfig if another has it or there is none."""
     if files.size(directory / KEY_FILE) is None:
@@ -107,11 +113,7 @@ async def init_coordinator(
                     await database.run(_create, identity.id, name, urls, survive, clock.now())
                 else:
                     name, urls, survive = facts.name, facts.urls.split(), facts.survive
-                roles: tuple[tuple[Role, int], ...] = (("node", node_uses), ("operator", 1))
-                lines: dict[str, str] = {
-                    role: await database.run(_invite, identity.id, urls, role, uses, clock.now() + DAY_S, randomness)
-                    for role, uses in roles
-                }
+                lines = await first_invites(database, identity.id, urls, node_uses, clock, randomness)
             finally:
                 await database.close()
     except OSError as error:
@@ -119,12 +121,23 @@ async def init_coordinator(
     return CoordinatorMade(identity.id, name, urls[0], survive, lines)
 
 
+async def first_invites(
+    database: Database, coordinator: Id, urls: Sequence[str], node_uses: int, clock: Clock, randomness: Randomness
+) -> dict[str, str]:
+    """One line for nodes and one for an operator's device, good for a day."""
+    roles: tuple[tuple[Role, int], ...] = (("node", node_uses), ("operator", 1))
+    expires = clock.now() + DAY_S
+    return {
+        role: await database.run(_invite, coordinator, list(urls), role, uses, expires, randomness)
+        for role, uses in roles
+    }
+
+
 def _make_identity(directory: Path, files: Files, randomness: Randomness) -> Identity:
     files.make_directory(directory)
     if files.size(directory / KEY_FILE) is None:
         write_file(files, directory / KEY_FILE, randomness.bytes(SEED_BYTES).hex().encode() + b"\n", replace=False)
-    if files.size(database_path(directory)) is None:
-        files.close(files.create(database_path(directory)))  # empty, and private: the log beside it gets the same mode
+    make_database_file(directory, files)
     return load_identity(directory, files)
 
 

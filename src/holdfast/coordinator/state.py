@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,9 @@ from holdfast.coordinator.inventory_belief import Beliefs
 from holdfast.coordinator.position import Position
 from holdfast.coordinator.registry import Registry, node_of
 from holdfast.coordinator.settings import CoordinatorSettings, floor_of
+from holdfast.coordinator.transaction import Moves
 from holdfast.errors import BadConfig, Unauthorized
-from holdfast.metadata import queries_members
+from holdfast.metadata import queries_members, queries_reflog
 from holdfast.metadata.database import Database
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
@@ -71,7 +74,16 @@ class State:
         self.beliefs = Beliefs()
         self.repair_paused = False
         """An operator's word, kept over restarts."""
-        self.queue = CommitQueue(database, position, self.terms, self.beliefs.take)
+        self.queue = CommitQueue(database, position, self.terms, self._committed)
+        self.unread: set[int] = set()
+        """Vaults with adopted packs: none of their devices has read yet what refs these bring."""
+        self.hold_until = 0.0
+        """Slow seconds until which nothing is let go of, after a recovery."""
+        self.changed: Callable[[bool], None] = lambda members: None
+        """Called after each commit, and with True after a change of members or policy; must not wait."""
+        self.heard_all = asyncio.Event()
+        """Set once the nodes were asked what they have heard (``roll_call``); nothing is committed before."""
+        self._started = clock.monotonic()
 
     @classmethod
     async def load(
@@ -109,6 +121,8 @@ class State:
         )
         state.access.revocations = facts.revocations
         state.repair_paused = facts.repair == "paused"
+        state.hold_until = facts.hold_until
+        state.unread = await database.run(queries_reflog.unread_vaults)
         for row in await database.run(queries_members.all_nodes):
             state.registry.add(node_of(row))
         vaults: dict[int, Id] = {}
@@ -127,6 +141,23 @@ class State:
     def slow_now(self) -> float:
         """Seconds of the slow clock."""
         return self.slow_clock.read(self.clock)
+
+    def may_let_go(self) -> bool:
+        """May anything be released, trashed or trimmed now?
+
+        Not by a coordinator that has heard of later state, nor for so long after a start that every node that lives has
+        said what it has heard, nor in the time after a recovery in which devices come with what it does not know.
+        """
+        settled = (self.settings.offline_after + 1) * self.settings.heartbeat_interval
+        return (
+            not self.position.stale
+            and self.clock.monotonic() - self._started >= settled
+            and self.slow_now() >= self.hold_until
+        )
+
+    def _committed(self, moves: Moves) -> None:
+        self.beliefs.take(moves)
+        self.changed(False)
 
     def terms(self) -> Terms:
         """What holds for commits at this moment."""
@@ -158,6 +189,13 @@ class State:
         if caller is None or not (self.access.knows(caller) or self.registry.get(caller) is not None):
             raise Unauthorized("this key is not known here: join with an invite")
         return caller
+
+    async def save_heard(self) -> None:
+        """Writes down that nodes have heard of more than is known here: it outlasts restarts."""
+        epoch, commit = self.position.heard
+        await self.database.run(
+            lambda connection: queries_members.change_network(connection, heard_epoch=epoch, heard_commit=commit)
+        )
 
     async def save(self) -> None:
         """Writes the slow clock and what nodes said last; once a minute and at the end."""

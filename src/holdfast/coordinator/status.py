@@ -146,6 +146,7 @@ class Status:
             state.policy.version -= 1
             raise
         state.policy.survive = request.survive
+        state.changed(True)
         return self._policy()
 
     async def status(self, call: Call, request: None) -> m.Status:

@@ -194,7 +194,7 @@ def _write(
             {
                 "vault": vault, "tag": ref.tag, "version": ref.version, "etag": ref.etag, "record": ref.record,
                 "keep": keep_number(vault, ref.keep), "committed": ref.committed,
-                "until": terms.slow + terms.history_s,
+                "until": terms.slow + terms.history_s, "commit_number": commit,
             }
             for vault, ref in view.replaced
         ],

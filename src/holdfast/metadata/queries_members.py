@@ -116,8 +116,11 @@ def all_devices(connection: Connection) -> Sequence[Any]:
 
 
 def next_serial(connection: Connection) -> int:
-    """Serials rise from 1 and are never used twice, as devices are never deleted."""
-    return int(connection.execute(select(func.coalesce(func.max(devices.c.serial), 0))).scalar_one()) + 1
+    """Serials rise from 1 and are never used twice: devices are never deleted, and a database that was made again
+    begins above what the lost one may have used."""
+    highest = select(func.coalesce(func.max(devices.c.serial), 0)).scalar_subquery()
+    used, floor = connection.execute(select(highest, meta.c.serial_floor)).one()
+    return max(int(used), int(floor)) + 1
 
 
 def add_device(connection: Connection, facts: Mapping[str, Any]) -> None:

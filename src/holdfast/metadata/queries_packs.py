@@ -75,14 +75,12 @@ def places(connection: Connection, numbers: Iterable[int]) -> dict[int, dict[int
     return found
 
 
-def vault_packs(connection: Connection, vault: int, after: bytes, limit: int) -> Sequence[Any]:
-    """The vault's packs that are leased, live or released, ascending by digest."""
-    return connection.execute(
-        select(*_PACK)
-        .where(packs.c.vault == vault, packs.c.digest > after, packs.c.state <= PackState.RELEASED)
-        .order_by(packs.c.digest)
-        .limit(limit)
-    ).all()
+def vault_packs(connection: Connection, vault: int, after: bytes, limit: int, *, unread: bool = False) -> Sequence[Any]:
+    """The vault's packs that are leased, live or released, ascending by digest; ``unread``: of the adopted ones."""
+    found = select(*_PACK).where(packs.c.vault == vault, packs.c.digest > after, packs.c.state <= PackState.RELEASED)
+    if unread:
+        found = found.where(packs.c.adopted == 1)
+    return connection.execute(found.order_by(packs.c.digest).limit(limit)).all()
 
 
 def add_packs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[bytes, int]:
@@ -98,6 +96,12 @@ def change_packs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> N
     changes = list(rows)
     if changes:
         connection.execute(_CHANGE_PACKS, changes)
+
+
+def set_sizes(connection: Connection, sizes: Mapping[int, int]) -> None:
+    """Pack -> bytes, of packs whose size was not known."""
+    for number, size in sizes.items():
+        connection.execute(update(packs).where(packs.c.number == number).values(size=size))
 
 
 def place(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
@@ -172,8 +176,9 @@ def drop_unused_keep_lists(connection: Connection, keeps: Iterable[int]) -> set[
 
 
 def lapsed_leases(connection: Connection, now: int, limit: int) -> list[int]:
-    """Packs whose lease ended before ``now`` (slow seconds)."""
-    found = select(packs.c.number).where(packs.c.lease_until.is_not(None), packs.c.lease_until < now).limit(limit)
+    """Packs whose lease ended before ``now`` (slow seconds), but those that wait for a device of their vault."""
+    lapsed = (packs.c.lease_until.is_not(None), packs.c.lease_until < now, packs.c.adopted == 0)
+    found = select(packs.c.number).where(*lapsed).limit(limit)
     return list(connection.execute(found).scalars())
 
 
@@ -183,8 +188,13 @@ def end_leases(connection: Connection, numbers: Iterable[int]) -> None:
 
 
 def _held() -> Any:
-    """No ref, kept version or lease may be without its packs: keep lists exist as long as one of them names them."""
-    return or_(packs.c.lease_until.is_not(None), exists().where(keep_packs.c.pack == packs.c.number))
+    """No ref, kept version or lease may be without its packs: keep lists exist as long as one of them names them.
+
+    A pack that was adopted may hold refs that are not committed (again) yet.
+    """
+    return or_(
+        packs.c.lease_until.is_not(None), packs.c.adopted == 1, exists().where(keep_packs.c.pack == packs.c.number)
+    )
 
 
 def release_unheld(connection: Connection, numbers: Iterable[int]) -> int:

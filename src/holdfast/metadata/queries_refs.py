@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, select, update
 
 from holdfast.metadata.dialects import insert_or_update
 from holdfast.metadata.queries_packs import portions
@@ -26,7 +26,7 @@ _SHRUNK = select(tombstones.c.tag, tombstones.c.version, tombstones.c.etag).wher
 _END_TOMBSTONE = delete(tombstones).where(
     tombstones.c.vault == bindparam("vault_"), tombstones.c.tag == bindparam("tag_")
 )
-_ADD_HISTORY = insert(ref_history)
+_PAST_COLUMNS = ("etag", "record", "keep", "committed", "until", "commit_number")
 _CHANGING = ("parent", "kind", "version", "etag", "record", "keep", "commit_number", "committed")
 
 
@@ -143,9 +143,13 @@ def history(connection: Connection, vault: int, tag: bytes) -> Sequence[Any]:
 
 
 def add_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each row: vault, tag, version, etag, record, keep, committed, until."""
+    """Each row: vault, tag, version, etag, record, keep, committed, until, commit_number.
+
+    Of two versions with one number, which only two coordinators at once can make, the one that comes later stays.
+    """
     if rows:
-        connection.execute(_ADD_HISTORY, list(rows))
+        keys = ("vault", "tag", "version")
+        connection.execute(insert_or_update(connection, ref_history, keys, _PAST_COLUMNS), list(rows))
 
 
 def drop_history(connection: Connection, now: float, limit: int) -> tuple[int, set[int]]:

@@ -65,6 +65,9 @@ meta = Table(
     Column("policy_version", Integer, nullable=False),
     Column("revocations", Integer, nullable=False),  # rises with every revoked certificate
     Column("repair", String, nullable=False, server_default=""),  # an operator's word: "" | paused
+    Column("reflog_number", Number, nullable=False, server_default="0"),  # the last that a reflog blob got
+    Column("serial_floor", Number, nullable=False, server_default="0"),  # serials up to here may have been used
+    Column("hold_until", Float, nullable=False, server_default="0"),  # slow: nothing is let go of before
 )
 
 nodes = Table(
@@ -159,6 +162,7 @@ refs = Table(
 )
 Index("ix_refs_vault_parent_tag", refs.c.vault, refs.c.parent, refs.c.tag)
 Index("ix_refs_keep", refs.c.keep)
+Index("ix_refs_commit_number", refs.c.commit_number)
 
 ref_history = Table(
     "ref_history",
@@ -172,8 +176,10 @@ ref_history = Table(
     Column("keep", Number, ForeignKey("keep_lists.number"), nullable=False),
     Column("committed", Float, nullable=False),  # wall
     Column("until", Float, nullable=False),  # slow
+    Column("commit_number", Number, nullable=False, server_default="0"),  # the commit that replaced it
     UniqueConstraint("vault", "tag", "version"),
 )
+Index("ix_ref_history_commit_number", ref_history.c.commit_number)
 Index("ix_ref_history_until", ref_history.c.until)
 Index("ix_ref_history_keep", ref_history.c.keep)
 
@@ -220,9 +226,12 @@ packs = Table(
     Column("state", SmallInteger, nullable=False),
     Column("target", SmallInteger, nullable=False),  # copies wanted
     Column("lease_until", Integer),  # slow
+    Column("adopted", SmallInteger, nullable=False, server_default="0"),  # 1: no device has read what refs it brings
 )
 Index("ix_packs_lease_until", packs.c.lease_until, sqlite_where=packs.c.lease_until.is_not(None),
       postgresql_where=packs.c.lease_until.is_not(None))  # fmt: skip
+Index("ix_packs_adopted", packs.c.vault, packs.c.digest, sqlite_where=packs.c.adopted == 1,
+      postgresql_where=packs.c.adopted == 1)  # fmt: skip
 Index("ix_packs_state", packs.c.state, sqlite_where=packs.c.state > 2, postgresql_where=packs.c.state > 2)
 
 placements = Table(
@@ -235,3 +244,26 @@ placements = Table(
     sqlite_with_rowid=False,
 )
 Index("ix_placements_node", placements.c.node)
+
+reflogs = Table(
+    "reflogs",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=False),
+    Column("chain", Number, nullable=False),  # the number of the chain's first one
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("size", Number, nullable=False),
+    Column("epoch", Number, nullable=False),
+    Column("last", Number, nullable=False),  # the commit number that it goes up to
+    Column("facts", LargeBinary(32), nullable=False),  # SHA-256 of the facts that hold with it
+    Column("made", Float, nullable=False),  # slow
+)
+
+reflog_places = Table(
+    "reflog_places",
+    metadata,
+    Column("reflog", Number, ForeignKey("reflogs.number"), nullable=False),
+    Column("node", Number, ForeignKey("nodes.number"), nullable=False),
+    Column("sequence", Number, nullable=False),
+    PrimaryKeyConstraint("reflog", "node"),
+    sqlite_with_rowid=False,
+)

@@ -6,6 +6,7 @@ The node owns its ledger and its service; store, pools and client are the caller
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 
 import holdfast
 from holdfast import logs
@@ -263,7 +264,8 @@ class Node:
             url=self.url,
         )
 
-    def overview(self) -> m.NodeOverview:
+    def overview(self, revoked: Sequence[int] = ()) -> m.NodeOverview:
+        """What this node says of itself."""
         found = self.store.space()
         space = accounts(found, self.ledger.shared.get("cache", (0, 0))[1])
         epoch, commit = self.membership.epoch
@@ -281,6 +283,10 @@ class Node:
             commit=commit,
             outbox_waiting=0 if self.outbox is None else self.outbox.waiting,
             outbox_conflicts=0 if self.outbox is None else self.outbox.conflicts,
+            domain=self._directory.record.domain,
+            always_on=self._directory.record.always_on,
+            revocations=self.membership.revocations,
+            revoked=list(revoked),
         )
 
     def _add_routes(self) -> None:
@@ -308,8 +314,8 @@ class Node:
 
     async def _info(self, call: Call, message: None) -> m.NodeOverview:
         assert call.caller is not None, "this route is signed"
-        self.permits.reader(call.grant, call.caller)
-        return self.overview()
+        reader = self.permits.reader(call.grant, call.caller)
+        return self.overview(revoked=sorted(self.membership.revoked) if reader.everything else [])
 
     async def _save_clock(self) -> Progress:
         self._slow_clock.read(self._clock)

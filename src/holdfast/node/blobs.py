@@ -19,7 +19,7 @@ from holdfast.clock import Clock
 from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
 from holdfast.node.exchange import Exchange
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger_rows import SHARED, Entry
+from holdfast.node.ledger_rows import UNROOTED, Entry
 from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
@@ -231,14 +231,17 @@ class BlobRoutes:
     async def inventory(self, call: Call, message: m.InventoryQuery) -> m.InventoryPage:
         """Rows after a sequence, also of blobs that are gone; or what is here under prefixes, or their inner roots.
 
-        The first page of all brings the 256 prefix roots.
+        The first page of all brings the 256 prefix roots. The coordinator's reflog is not among them; it is listed
+        when it is asked for.
         """
         self._permits.only_coordinator(_caller(call))
         if not self._keeper.reconciled:
             raise Unavailable("this node still compares its store with its ledger: what it would say now is too little")
         ledger, inner, rows = self._keeper.ledger, [], list[Entry]()
         first = message.prefix is None and message.inner is None and message.after == 0
-        if message.inner is not None:
+        if message.reflog:
+            rows = await ledger.reflogs(message.after, message.limit)
+        elif message.inner is not None:
             inner = [await ledger.inner_roots(prefix[0]) for prefix in _prefixes(message.inner)]
         elif message.prefix is not None:
             rows = await ledger.under(_prefixes(message.prefix), message.past, message.limit)
@@ -251,7 +254,7 @@ class BlobRoutes:
                     digest=row.digest,
                     size=row.size,
                     vault=row.vault,
-                    here=row.here and row.kept not in SHARED,  # what no vault owns is not the coordinator's
+                    here=row.here and (message.reflog or row.kept not in UNROOTED),  # what no vault owns is not its
                 )
                 for row in rows
             ],

@@ -14,6 +14,7 @@ from typing import Literal
 from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
+from holdfast.codec import reflog
 from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
 from holdfast.node.ledger import Ledger
@@ -24,6 +25,8 @@ from holdfast.stores.disk import Verdict
 from holdfast.stores.protocol import Range, get_bytes
 
 HEADER_BYTES = 64
+OWNER_BYTES = reflog.HEADER_BYTES
+"""So much of a blob says whose it is."""
 VERIFIES_AT_ONCE = 2
 VERIFIES_WAITING_MAX = 64
 
@@ -59,29 +62,29 @@ class Keeper:
         return not isinstance(self.store, TrashStore)
 
     async def put(self, digest: Digest, size: int, vault: Id, body: AsyncIterable[Buffer]) -> tuple[int, bool]:
-        """Keeps a pack of ``vault``; (write sequence, new) once blob and row are durable.
+        """Keeps a pack of ``vault``, or a reflog of the coordinator ``vault``; (write sequence, new) once durable.
 
-        BadRequest if its header names another vault, and nothing is kept; else what ``Store.put`` raises.
+        BadRequest if its header names another owner, and nothing is kept; else what ``Store.put`` raises.
         """
-        removals, checked = self._removals, False
+        removals = self._removals
+        kept: Kept | None = None
 
         async def source() -> AsyncIterator[Buffer]:
-            nonlocal checked
+            nonlocal kept
             async for piece in _headed(body):
-                if not checked:
-                    _check_vault(bytes(memoryview(piece)[:HEADER_BYTES]), vault)
-                    checked = True
+                if kept is None:
+                    kept = _check_owner(bytes(memoryview(piece)[:OWNER_BYTES]), vault)
                 yield piece
-            if not checked:
+            if kept is None:
                 raise BadRequest(f"a pack has at least {HEADER_BYTES} bytes")
 
         stored = await self.store.put(digest, size, source())
-        if not checked:
-            await self._check_owner(digest, vault)
+        if kept is None:
+            kept = await self._kept_for(digest, vault)
         async with self._alone(digest):
             if self._removals != removals and (await self.store.stat([digest]))[0] is None:
                 raise Unavailable("this blob was removed while it was being put; send it again")
-            sequence = await self.ledger.record(digest, size, vault)
+            sequence = await self.ledger.record(digest, size, vault, kept)
         return sequence, stored.new
 
     async def put_shared(self, digest: Digest, size: int, body: AsyncIterable[Buffer], kept: Kept) -> bool:
@@ -158,7 +161,7 @@ class Keeper:
             if info is None:
                 return entry
             try:
-                vault = await self._vault(digest, info.size)
+                vault, kept = await self._owner(digest, info.size)
                 if self.store.alone:
                     # The store is asked to put what it has: it then makes sure that the name is durable, too.
                     async with self.store.get(digest) as body:
@@ -166,8 +169,9 @@ class Keeper:
             except NotFound:
                 return entry
             # What others put beside us is theirs to give up.
-            unowned: Kept = "unknown" if self.store.alone else "manifest"
-            await self.ledger.record(digest, info.size, vault, unowned if vault is None else "vault")
+            if kept == "unknown" and not self.store.alone:
+                kept = "manifest"
+            await self.ledger.record(digest, info.size, vault, kept)
             return await self.ledger.find(digest)
 
     async def forget(self, digest: Digest) -> None:
@@ -237,26 +241,24 @@ class Keeper:
             _log.warning("blob_lost", digest=str(digest), size=entry.size)
         self._lost()
 
-    async def _check_owner(self, digest: Digest, vault: Id) -> None:
+    async def _kept_for(self, digest: Digest, vault: Id) -> Kept:
         """The bytes were there already, so their header did not come by."""
         entry = await self.ledger.find(digest)
         if entry is not None and entry.vault is not None:
-            owner: Id | None = entry.vault
+            owner, kept = entry.vault, entry.kept
         else:
             info = (await self.store.stat([digest]))[0]
-            owner = await self._vault(digest, 0 if info is None else info.size)
-        if owner != vault:
+            found, kept = await self._owner(digest, 0 if info is None else info.size)
+            owner = vault if found is None else found
+        if owner != vault or kept not in ("vault", "reflog"):
             raise BadRequest("this is no pack of the vault that the grant names")
+        return kept
 
-    async def _vault(self, digest: Digest, size: int) -> Id | None:
-        """Whose pack a stored blob is, None if it is no pack."""
+    async def _owner(self, digest: Digest, size: int) -> tuple[Id | None, Kept]:
+        """Whose a stored blob is and why it is kept."""
         if size < HEADER_BYTES:
-            return None
-        header = await get_bytes(self.store, digest, Range(0, HEADER_BYTES))
-        try:
-            return pack_vault(header)
-        except BadRequest:
-            return None
+            return None, "unknown"
+        return _owner(await get_bytes(self.store, digest, Range(0, min(size, OWNER_BYTES))))
 
     @asynccontextmanager
     async def _alone(self, digest: Digest) -> AsyncIterator[None]:
@@ -276,24 +278,37 @@ class Keeper:
                 self._locks[digest] = (lock, users - 1)
 
 
-def _check_vault(header: bytes, vault: Id) -> None:
-    if pack_vault(header) != vault:
+def _owner(header: bytes) -> tuple[Id | None, Kept]:
+    try:
+        return pack_vault(header), "vault"
+    except BadRequest:
+        pass
+    try:
+        return reflog.reflog_coordinator(header), "reflog"
+    except BadRequest:
+        return None, "unknown"
+
+
+def _check_owner(header: bytes, vault: Id) -> Kept:
+    owner, kept = _owner(header)
+    if owner != vault:
         raise BadRequest("this is no pack of the vault that the grant names")
+    return kept
 
 
 async def _headed(body: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
-    """The same bytes, the first piece long enough to hold a pack's header (if there are so many)."""
+    """The same bytes, the first piece long enough to say whose they are (if there are so many)."""
     first = bytearray()
     begun = False
     async for piece in body:
         if begun:
             yield piece
-        elif not first and len(piece) >= HEADER_BYTES:
+        elif not first and len(piece) >= OWNER_BYTES:
             begun = True
             yield piece
         else:
             first += piece
-            if len(first) >= HEADER_BYTES:
+            if len(first) >= OWNER_BYTES:
                 begun = True
                 yield first
     if not begun and first:

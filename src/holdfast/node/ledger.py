@@ -29,7 +29,7 @@ CACHE_ENTRIES_MAX = 32_768
 GROUP_MAX = 512
 """Changes in one transaction: more than ever wait in practice, and few enough for a short one."""
 
-_ROOTED = "here = 1 AND kept NOT IN ('manifest', 'cache')"
+_ROOTED = "here = 1 AND kept NOT IN ('manifest', 'cache', 'reflog')"
 
 T = TypeVar("T")
 
@@ -263,6 +263,12 @@ class Ledger:
         """What lies in trash since before that second of the slow clock, the oldest first. Looks at every row."""
         return await self._select(
             "here = 0 AND trashed IS NOT NULL AND trashed < ? ORDER BY trashed LIMIT ?", (int(before), limit)
+        )
+
+    async def reflogs(self, after: int, limit: int) -> list[Entry]:
+        """Reflog blobs here, ascending by sequence, above sequence ``after``."""
+        return await self._select(
+            "kept = 'reflog' AND here = 1 AND sequence > ? ORDER BY sequence LIMIT ?", (after, limit)
         )
 
     async def span(self, after: Digest | None, last: Digest | None) -> list[Entry]:

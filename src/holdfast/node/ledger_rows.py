@@ -16,6 +16,8 @@ Kept: TypeAlias = Literal["vault", "manifest", "cache", "reflog", "unknown"]
 
 SHARED: frozenset[Kept] = frozenset({"manifest", "cache"})
 """Kept for the exchange between nodes: no vault owns them, so they are in no inventory and under no root."""
+UNROOTED: frozenset[Kept] = SHARED | {"reflog"}
+"""Not in the inventory of packs and under no root: a coordinator's reflog is listed by itself."""
 _WORTH: dict[Kept, int] = {"unknown": 0, "cache": 1, "manifest": 2, "reflog": 3, "vault": 3}
 """A blob that is kept for two reasons is kept for the weightier one."""
 
@@ -37,8 +39,8 @@ class Entry:
 
     @property
     def is_rooted(self) -> bool:
-        """Whether it is in the inventory: here, and not only for the exchange between nodes."""
-        return self.here and self.kept not in SHARED
+        """Whether it is in the inventory: here, and not only for the exchange between nodes or as a reflog."""
+        return self.here and self.kept not in UNROOTED
 
 
 class Change(NamedTuple):

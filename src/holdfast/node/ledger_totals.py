@@ -6,7 +6,7 @@ import msgspec
 
 from holdfast.blob import Digest
 from holdfast.inventory import PREFIXES, Roots
-from holdfast.node.ledger_rows import SHARED, Entry, Kept
+from holdfast.node.ledger_rows import SHARED, UNROOTED, Entry, Kept
 
 
 class _Saved(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,12 +28,12 @@ class Totals:
 
     def add(self, digest: Digest, size: int, kept: Kept) -> None:
         self._count(kept, 1, size)
-        if kept not in SHARED:
+        if kept not in UNROOTED:
             self.roots.add(digest)
 
     def remove(self, digest: Digest, size: int, kept: Kept) -> None:
         self._count(kept, -1, -size)
-        if kept not in SHARED:
+        if kept not in UNROOTED:
             self.roots.remove(digest)
 
     def change(self, before: Entry | None, after: Entry | None) -> None:

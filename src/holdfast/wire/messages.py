@@ -302,7 +302,10 @@ class PlanNode(Answer, frozen=True, kw_only=True):
 
 
 class Plan(Answer, frozen=True, kw_only=True):
-    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end; ``urls``: the coordinator's."""
+    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end; ``urls``: the coordinator's.
+
+    ``unread``, here and in other answers: the vault has adopted packs that none of its devices has read.
+    """
 
     items: list[PlanSlot]
     nodes: list[PlanNode]
@@ -311,6 +314,7 @@ class Plan(Answer, frozen=True, kw_only=True):
     epoch: int
     commit: int
     urls: list[str] = []
+    unread: bool = False
 
 
 class PackReceipts(Request, frozen=True, kw_only=True):
@@ -347,7 +351,8 @@ class CommitRequest(Request, frozen=True, kw_only=True):
 
     A group stands or falls together. ``keeps`` are the keep lists that the records name by digest; lists that the
     coordinator knows may be left out. ``signature``: the device's Ed25519 signature over SHA-256 of the records' etags
-    in order, so that the reflog shows who wrote.
+    in order, so that the reflog shows who wrote. ``again``: the refs were found in adopted packs, whoever wrote them;
+    each is taken as the present one if its version is the highest, else into the history.
     """
 
     vault: Id
@@ -357,6 +362,7 @@ class CommitRequest(Request, frozen=True, kw_only=True):
     groups: Annotated[list[list[RefChange]], Meta(max_length=COMMIT_REFS_MAX)] = []
     allow_degraded: bool = False
     signature: bytes
+    again: bool = False
     epoch: Count = 0
     commit: Count = 0
 
@@ -425,6 +431,7 @@ class RefPage(Answer, frozen=True, kw_only=True):
     packs: list[PackPlaces] = []
     nodes: list[NodeAddress] = []
     after: str | None = None
+    unread: bool = False
 
 
 class RefAnswer(Answer, frozen=True, kw_only=True):
@@ -439,6 +446,7 @@ class RefAnswer(Answer, frozen=True, kw_only=True):
     keep: bytes
     packs: list[PackPlaces] = []
     nodes: list[NodeAddress] = []
+    unread: bool = False
 
 
 class RefHistory(Answer, frozen=True, kw_only=True):
@@ -446,7 +454,10 @@ class RefHistory(Answer, frozen=True, kw_only=True):
 
 
 class VaultPacksQuery(Request, frozen=True, kw_only=True):
+    """``unread``: only those that were adopted and that no device has read."""
+
     after: str | None = None
+    unread: bool = False
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
 
 
@@ -456,6 +467,12 @@ class VaultPacks(Answer, frozen=True, kw_only=True):
     packs: list[PackPlaces]
     nodes: list[NodeAddress]
     after: str | None = None
+
+
+class PacksRead(Request, frozen=True, kw_only=True):
+    """Adopted packs that a device has read; what refs it found in them is committed."""
+
+    digests: Annotated[list[Digest], Meta(min_length=1, max_length=HAS_DIGESTS_MAX)]
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -671,10 +688,11 @@ class InventoryQuery(Request, frozen=True, kw_only=True):
     """Rows with a write sequence above ``after``; or what is here under prefixes; or the inner roots of prefixes.
 
     ``prefix``: ascending prefixes of one or two bytes in hex, a dot between them, none inside another; ``past``: only
-    digests above this one. ``inner``: prefixes of one byte, as above.
+    digests above this one. ``inner``: prefixes of one byte, as above. ``reflog``: only the coordinator's reflog blobs.
     """
 
     after: Count = 0
+    reflog: bool = False
     prefix: Annotated[str, Meta(pattern="^[0-9a-f]{2}([0-9a-f]{2})?([.][0-9a-f]{2}([0-9a-f]{2})?){0,511}$")] | None = (
         None
     )
@@ -729,7 +747,10 @@ class NodeSpace(Answer, frozen=True, kw_only=True):
 
 
 class NodeOverview(Answer, frozen=True, kw_only=True):
-    """``GET /v1/info``: no paths. ``capacity``: what the store may hold, or could if nobody else wrote to its disk."""
+    """``GET /v1/info``: no paths. ``capacity``: what the store may hold, or could if nobody else wrote to its disk.
+
+    ``revoked`` (serials) only for the coordinator, who may have to learn it again.
+    """
 
     id: Id
     name: str
@@ -744,6 +765,10 @@ class NodeOverview(Answer, frozen=True, kw_only=True):
     commit: int
     outbox_waiting: int = 0
     outbox_conflicts: int = 0
+    domain: str = ""
+    always_on: bool = False
+    revocations: int = 0
+    revoked: list[int] = []
 
 
 def bitmap(bits: list[bool]) -> bytes:

@@ -69,6 +69,7 @@ REFS = _coordinator("GET", "/v1/refs/{vault}", m.RefQuery, m.RefPage)
 REF: Route[None, m.RefAnswer] = _coordinator("GET", "/v1/refs/{vault}/{tag}", None, m.RefAnswer)
 REF_HISTORY: Route[None, m.RefHistory] = _coordinator("GET", "/v1/refs/{vault}/{tag}/history", None, m.RefHistory)
 VAULT_PACKS = _coordinator("GET", "/v1/vaults/{vault}/packs", m.VaultPacksQuery, m.VaultPacks)
+PACKS_READ = _coordinator("POST", "/v1/vaults/{vault}/packs/read", m.PacksRead, m.Empty)
 POLICY: Route[None, m.Policy] = _coordinator("GET", "/v1/policy", None, m.Policy)
 POLICY_CHANGE = _coordinator("PUT", "/v1/policy", m.PolicyChange, m.Policy)
 STATUS: Route[None, m.Status] = _coordinator("GET", "/v1/status", None, m.Status)
@@ -111,7 +112,7 @@ EXCHANGE_ROUTES = (
 
 COORDINATOR_ROUTES = (
     HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REF_HISTORY,
-    VAULT_PACKS, POLICY, POLICY_CHANGE, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE, NODE_MAINTENANCE, TASKS,
+    VAULT_PACKS, PACKS_READ, POLICY, POLICY_CHANGE, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE, NODE_MAINTENANCE, TASKS,
     TASK_COMPLETE, TASK_RENEW, TASK_FAIL,
 )  # fmt: skip
 NODE_ROUTES = (
