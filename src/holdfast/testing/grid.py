@@ -103,6 +103,7 @@ class Grid:
         self._machines = 0
         self._operator_home = directory / "operator"
         self._words: list[str] = []
+        self._armed: dict[str, tuple[Process, int, asyncio.Future[None]]] = {}
         self._files: dict[str, UnsyncedFiles] = {one.name: one.files for one in [self.coordinator, *self.nodes]}
 
     async def __aenter__(self) -> Grid:
@@ -141,7 +142,7 @@ class Grid:
         delays = self.loop.randomness(f"threads of {name} {self._machines}")
 
         def pool(workers: int | None, label: str) -> SeededPool:
-            return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate)
+            return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate, ran=lambda: self._ran(name))
 
         clock = clock or VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
         return Machine(self._files.setdefault(name, UnsyncedFiles()), clock, randomness, host, pool)
@@ -200,6 +201,26 @@ class Grid:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await running.abandon()
+
+    def kill_after(self, process: Process, steps: int) -> asyncio.Future[None]:
+        """kill -9 after so many more pieces of blocking work of the process: files, ledger, database.
+
+        Whoever asked for the last one never hears that it was done. Ends when the process is dead; cancel it to call
+        the kill off.
+        """
+        end: asyncio.Future[None] = self.loop.create_future()
+        self._armed[process.name] = (process, steps, end)
+        return end
+
+    def _ran(self, name: str) -> None:
+        process, steps, end = self._armed.pop(name, (None, 0, None))
+        if process is None or end is None or end.done() or not process.alive:
+            return
+        if steps > 1:
+            self._armed[name] = (process, steps - 1, end)
+            return
+        task = self.loop.create_task(self.kill(process))
+        task.add_done_callback(lambda _: None if end.done() else end.set_result(None))
 
     async def add_device(self, host: str) -> Path:
         """Another device of the operator's vault, on a host of its own; its home, for ``vault``."""

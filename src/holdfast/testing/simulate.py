@@ -259,7 +259,7 @@ class _Run:
         async with self.model.alone([name]):
             with name.writing(data):
                 if chance.below(4) == 0 and content is None:
-                    path = self._local(f"{client.host}-source")
+                    path = self._local("source")
                     self._write(path, data)
                     entry = await client.vault.put(path, name.path, allow_degraded=degraded)
                 else:
@@ -342,7 +342,7 @@ class _Run:
 
     async def _get(self, client: _Client) -> None:
         name = self._a_name(client.chance)
-        target = self._local(f"{client.host}-target")
+        target = self._local("target")
         async with self.model.alone([name]):
             try:
                 await client.vault.get(name.path, target, force=True, fresh=True)
@@ -387,7 +387,7 @@ class _Run:
         number = chance.below(3)
         names = [self.model.name(f"trees/t{number}/{'deep/' if one % 2 else ''}x{one}") for one in range(6)]
         chosen = [name for name in names if chance.below(3)] or names[:1]
-        source = self._local(f"{client.host}-tree-{self.loop.next_serial()}")
+        source = self._local("tree")
         async with self.model.alone(chosen):
             with contextlib.ExitStack() as writing:
                 contents = {}
@@ -405,8 +405,9 @@ class _Run:
                     self.outcome.said[f"put_tree failed {self._allowed('put_tree', error)}"] += 1
                 covered = [path for path in failed if path not in contents]  # of a directory that could not be made
                 for name in chosen:
-                    lost = name.path in failed or any(name.path.startswith(path + "/") for path in covered)
-                    if not lost:
+                    if any(name.path.startswith(path + "/") for path in covered):
+                        name.listed = False
+                    elif name.path not in failed:
                         name.wrote(contents[name.path])
                         self.outcome.acknowledged += 1
 
@@ -427,7 +428,8 @@ class _Run:
                     name.wrote(None)
 
     def _local(self, name: str) -> Path:
-        path = self._directory / "local" / name
+        """A place of its own: operations run side by side."""
+        path = self._directory / "local" / f"{name}-{self.loop.next_serial()}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 

@@ -95,8 +95,11 @@ class SeededPool:
         workers: int = 4,
         delay_s_max: float = POOL_DELAY_S_MAX,
         gate: Gate | None = None,
+        ran: Callable[[], object] = lambda: None,
     ) -> None:
+        """``ran`` is called each time a function has run, before its caller hears of it."""
         self._loop = loop
+        self._ran = ran
         self._randomness = randomness
         self._gate = gate or Gate()
         self._free_at = [0.0] * workers
@@ -114,8 +117,10 @@ class SeededPool:
             try:
                 result = function(*args, **kwargs)
             except Exception as error:
+                self._ran()
                 future.set_exception(error)
             else:
+                self._ran()
                 future.set_result(result)
 
         at = max(self._loop.time(), self._free_at[0]) + self._randomness.random() * self.delay_s_max
