@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import functools
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.exceptions import BadSignatureError
 
 from holdfast.clock import Randomness
 from holdfast.errors import BadRequest
@@ -65,11 +65,6 @@ def _text(value: bytes) -> str:
     return base64.b32encode(value).decode("ascii").rstrip("=").lower()
 
 
-@functools.lru_cache(maxsize=4096)
-def _public(id_: bytes) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(id_)
-
-
 class Identity:
     """A private key. Signs; shows only its id. Safe to use from several threads."""
 
@@ -77,8 +72,8 @@ class Identity:
         if len(seed) != SEED_BYTES:
             raise BadRequest(f"an identity is made from {SEED_BYTES} bytes")
         self._seed = seed
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        self.id = Id(self._key.public_key().public_bytes_raw())
+        public, self._key = crypto_sign_seed_keypair(seed)
+        self.id = Id(public)
 
     @classmethod
     def generate(cls, randomness: Randomness) -> Identity:
@@ -90,7 +85,7 @@ class Identity:
 
     def sign(self, data: bytes) -> bytes:
         """64 bytes; the same for the same data."""
-        return self._key.sign(data)
+        return crypto_sign(data, self._key)[:SIGNATURE_BYTES]
 
     def __repr__(self) -> str:
         return f"Identity({self.id.short}…, secret not shown)"
@@ -101,7 +96,7 @@ def verify(id_: Id, signature: bytes, data: bytes) -> bool:
     if len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        _public(bytes(id_)).verify(signature, data)
-    except (InvalidSignature, ValueError):
+        crypto_sign_open(signature + data, bytes(id_))
+    except BadSignatureError:
         return False
     return True
