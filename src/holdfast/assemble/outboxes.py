@@ -103,7 +103,9 @@ def outbox_door(
         return await _open(home, device, config, pool, machine, deliver, delivery)
 
     body_bytes_max = config.section(OutboxSettings).body_bytes_max
-    return OutboxDoor(outbox_path(home), make, files=machine.files, pool=pool, body_bytes_max=body_bytes_max)
+    return OutboxDoor(
+        outbox_path(home), make, files=machine.files, pool=pool, clock=machine.clock, body_bytes_max=body_bytes_max
+    )
 
 
 async def outbox_counts(outbox: Outbox | None) -> dict[str, Any]:

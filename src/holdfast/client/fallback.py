@@ -52,10 +52,13 @@ class Fallback:
         queue: Callable[[OfflineWrites], Awaitable[T]],
         on_queued: QueuedCallback | None,
         may_queue: Callable[[], bool] = lambda: True,
+        *,
+        below: bool = True,
     ) -> T:
         """``online()``, or ``queue(...)`` if it is Unavailable and ``may_queue()`` then, or something waits before it.
 
-        ``offline``: True queues at once; False never, and is Unavailable where something waits.
+        ``offline``: True queues at once; False never, and is Unavailable where something waits. ``below``: what waits
+        below the names counts, too.
         """
         writes = self.writes
         if writes is None:
@@ -64,7 +67,7 @@ class Fallback:
             return await online()
         trouble: Unavailable | None = None
         if not offline:
-            behind = await self._stand_behind(names)
+            behind = await self._stand_behind(names, below)
             if behind and offline is False:
                 raise Unavailable(
                     f"earlier writes of {behind} wait in the outbox and go first; holdfast outbox ls shows why"
@@ -86,18 +89,18 @@ class Fallback:
             on_queued(trouble)
         return done
 
-    async def _stand_behind(self, names: Sequence[str]) -> str:
+    async def _stand_behind(self, names: Sequence[str], below: bool) -> str:
         """The first of ``names`` for which, or below which, writes still wait although they were tried just now."""
-        if not await self._waits(names):
+        if not await self._waits(names, below):
             return ""
         try:
             await self.flush()
         except HoldfastError as error:
             _log.warning("outbox_not_flushed", reason=error.detail)
-        return await self._waits(names)
+        return await self._waits(names, below)
 
-    async def _waits(self, names: Sequence[str]) -> str:
+    async def _waits(self, names: Sequence[str], below: bool) -> str:
         for name in names:
-            if await self._queued.waits(name) or await self._queued.below(name):
+            if await self._queued.waits(name) or (below and await self._queued.below(name)):
                 return name
         return ""

@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from holdfast import logs
+from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.files import Files
 from holdfast.outbox.delivery import Deliver
 from holdfast.outbox.outbox import Outbox
 from holdfast.pool import Pool
+
+LOOK_S = 1.0
 
 _log = logs.get_logger(__name__)
 
@@ -26,6 +29,7 @@ class OutboxDoor:
         *,
         files: Files,
         pool: Pool,
+        clock: Clock,
         body_bytes_max: int,
     ) -> None:
         """``make`` opens the outbox in ``directory``, with functions that deliver further kinds. ``body_bytes_max``:
@@ -35,6 +39,8 @@ class OutboxDoor:
         self._make = make
         self._files = files
         self._pool = pool
+        self._clock = clock
+        self._looked: float | None = None
         self._deliver: dict[str, Deliver] = {}
         self._opened: Outbox | None = None
         self._opening = asyncio.Lock()
@@ -45,10 +51,17 @@ class OutboxDoor:
         self._deliver[kind] = function
 
     async def found(self) -> Outbox | None:
-        """The outbox if this home has one; None too if it cannot be opened, which is logged: reads go on."""
+        """The outbox if this home has one; None too if it cannot be opened, which is logged: reads go on.
+
+        One that another process makes is seen within ``LOOK_S``.
+        """
         if self._opened is not None:
             return self._opened
+        now = self._clock.monotonic()
+        if self._looked is not None and now - self._looked < LOOK_S:
+            return None
         if await self._pool.run(self._files.size, self.directory / "queue.db") is None:
+            self._looked = now
             return None
         try:
             return await self.open()

@@ -253,7 +253,7 @@ class Vault:
                 counted=counted,
             )  # fmt: skip
 
-        draft = await self._fallback.write([path], offline, online, queue, on_queued, lambda: not begun)
+        draft = await self._fallback.write([path], offline, online, queue, on_queued, lambda: not begun, below=False)
         if progress is not None:
             progress(Progress(1, 1, read, total if total is not None else read, path))
         return _entry(draft)
