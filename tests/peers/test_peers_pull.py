@@ -201,6 +201,24 @@ def test_a_peer_that_hangs_since_a_moment_costs_little(delay_s: float) -> None:
     cluster(3, scene)
 
 
+def test_a_reader_hurries_a_pull_that_nobody_waited_for() -> None:
+    async def scene(rig: Rig) -> None:
+        loop = asyncio.get_running_loop()
+        node, _, hung = rig.members
+        rig.network.pause(hung.name)
+        for seed in range(10):
+            digest, data = blob(4096, seed)
+            rig.cdn.blobs[digest] = data
+            fetching = asyncio.ensure_future(node.puller.fetch(digest))
+            await asyncio.sleep(0.001)
+            began = loop.time()
+            assert await node.read(digest) == data
+            assert loop.time() - began <= 0.05 + 0.05, "the origin takes 50 ms"
+            await fetching
+
+    cluster(3, scene)
+
+
 def _owner_name(node: Member, seed: int) -> str:
     owner = node.directory.owner(blob(4096, seed)[0])
     return "" if owner is None else owner.name

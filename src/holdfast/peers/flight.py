@@ -92,6 +92,7 @@ class Flight:
         self._size_max = size_max
         self._hurried = hurried
         self._lined_up = hurried
+        self._race: Race[_Opened] | None = None
 
     async def run(self) -> Passage:
         """The passage, whole and right; the caller releases it. NotFound if everybody says so; Corrupt, Unavailable."""
@@ -126,11 +127,18 @@ class Flight:
                 self.begun.set_exception(error)
                 self.begun.exception()  # seen: perhaps nobody waits
 
+    def hurry(self) -> None:
+        """Somebody waits for the first byte, though nobody did when it began."""
+        self._hurried = True
+        if self._race is not None:
+            self._race.hurry()
+
     # -- the first byte
 
     async def _open(self, start: int, total: int | None) -> _Opened:
         """The first source that sends a byte of the blob from ``start`` on."""
         race: Race[_Opened] = Race(discard=_Opened.close, head_start_s=HEAD_START_S if self._hurried else UNHURRIED_S)
+        self._race = race
         asking: list[asyncio.Task[None]] = []
         known = [source for source in self._holders if id(source) not in self._left]
         for source in known:
@@ -173,8 +181,12 @@ class Flight:
         Where nobody hurries the holders take turns: who has given least so far is read first, so that many nodes that
         want the same things from one serve each other.
         """
-        if not self._hurried:
-            await asyncio.wait(asking, timeout=ANSWERS_S)
+        if not self._lined_up:
+            until = asyncio.get_running_loop().time() + ANSWERS_S
+            while not (self._hurried or all(task.done() for task in asking)):
+                if asyncio.get_running_loop().time() >= until:
+                    break
+                await asyncio.wait(asking, timeout=HEAD_START_S)
             for source in sorted(self._holders, key=lambda source: source.taken):
                 race.enter(self._lane(source, start, total))
             self._lined_up = True

@@ -191,6 +191,8 @@ class Puller:
             pull = self._pulls.get(digest)
             if pull is None or pull.task.done() or not self._joinable(pull):
                 pull = self._begin(digest, narrow, hurried)
+            elif hurried:
+                pull.flight.hurry()
             pull.waiting += 1
             stack.callback(self._leave, digest, pull)
             try:

@@ -107,6 +107,11 @@ class Race(Generic[T]):
         self._waiting.append(lane)
         self._changed.set()
 
+    def hurry(self) -> None:
+        """From now on somebody waits for the first byte."""
+        self._head_start_s = min(self._head_start_s, HEAD_START_S)
+        self._changed.set()
+
     def settle(self, *, later: bool = False) -> None:
         """No more lanes will enter; with ``later`` some still may, but nobody is held up for them."""
         self._more, self._later = False, later
