@@ -208,6 +208,9 @@ def _take_packs(change: Change, view: View, terms: Terms) -> list[Digest]:
         if old is not None and old.size != new.size:
             raise BadRequest(f"pack {new.digest} has {old.size} bytes, not {new.size}")
         counted = old is not None and old.state in _HOLDING
+        receipts = new.receipts
+        if old is not None and not counted:  # a grant may be out to delete what is on record: only newer copies count
+            receipts = {node: sequence for node, sequence in receipts.items() if sequence > old.places.get(node, -1)}
         pack = Pack(
             digest=new.digest,
             vault=change.vault,
@@ -215,7 +218,7 @@ def _take_packs(change: Change, view: View, terms: Terms) -> list[Digest]:
             state=PackState.LIVE if old is not None and old.state is PackState.LIVE else PackState.LEASED,
             target=max(terms.copies(change.copies), old.target if old is not None and counted else 0),
             lease_until=max(lease_until, (old.lease_until if old is not None else None) or 0),
-            places=_merged(old.places if old is not None and counted else {}, new.receipts, terms),
+            places=_merged(old.places if old is not None and counted else {}, receipts, terms),
             number=None if old is None else old.number,
         )
         if not has_enough(pack, needed, terms):

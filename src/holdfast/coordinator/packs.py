@@ -25,6 +25,10 @@ from holdfast.metadata import queries_members, queries_packs, queries_reflog
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call
 
+RECEIPT_SHARE = 2 / 3
+"""Receipts count for this share of a lease. A pack whose lease is over may be deleted, and the wall clock that receipts
+are compared by may be wrong by hours, in either direction: the rest of the lease makes up for it."""
+
 INLINE_CHECKS_MAX = 16
 """Signatures and records that are checked without leaving the event loop: about two milliseconds."""
 
@@ -201,7 +205,7 @@ class Packs:
 
     async def _checked(self, packs: list[m.PackReceipts]) -> list[NewPack]:
         state = self._state
-        oldest = state.clock.now() - state.settings.lease
+        oldest = state.clock.now() - state.settings.lease * RECEIPT_SHARE
 
         def check(some: Iterable[m.PackReceipts]) -> list[NewPack]:
             return [
