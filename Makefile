@@ -29,6 +29,7 @@ rigs: $(READY) ## tests that need servers of others (NATS, S3, nginx) or root an
 
 crash: $(READY) ## a thousand power cuts of real file systems and kills of the outbox, and the other rigs of broken disks at full length; needs root
 	@HOLDFAST_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest tests/outbox/test_outbox_crash.py tests/outbox/test_outbox_devices.py
+	@HOLDFAST_OFFLINE_ROUNDS=25 HOLDFAST_OFFLINE_SEEDS=100 $(BIN)/python -m pytest tests/e2e/test_e2e_offline_kills.py tests/client/test_client_offline_model.py
 	@HOLDFAST_CRASH_ROUNDS=$(CRASH_ROUNDS) $(BIN)/python -m pytest -m rig tests/crash
 
 check: $(READY) ## lint, types, layers
