@@ -14,7 +14,8 @@ from tests.node.street import Home, Street, street
 from holdfast import assemble
 from holdfast.assemble import ExchangeClient
 from holdfast.blob import Digest, pieces
-from holdfast.errors import DigestMismatch, NotFound, TooLarge, Unavailable
+from holdfast.client.resolve import resolve_http
+from holdfast.errors import BadRequest, DigestMismatch, NotFound, TooLarge, Unavailable
 from holdfast.outbox import Entry, Outbox, State
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.peers import manifest as manifests
@@ -127,6 +128,16 @@ async def test_what_somebody_else_pushed_meanwhile_is_kept_as_a_conflict(row: St
     async with asking(here, url) as opened:
         assert manifests.etag(await opened.node.manifest("tools")) == theirs.etag
     assert there.running.overview().outbox_conflicts == 1
+    outbox = await there.running.outbox._door.found()
+    assert outbox is not None
+    with pytest.raises(BadRequest, match="under another name"):
+        await resolve_http(outbox, left.sequence, "both", "host")
+    await resolve_http(outbox, left.sequence, "mine", "host")
+    await there.running.outbox.unit()
+    async with asking(here, url) as opened:
+        found = manifests.decode(await opened.node.manifest("tools"), "tools")
+    assert sorted(found.objects) == ["large", "mine", "small"]
+    assert await entries(there) == []
 
 
 @pytest.mark.parametrize("changed_later", [False, True])

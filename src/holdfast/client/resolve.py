@@ -177,6 +177,10 @@ def http_elsewhere(entry: Entry, suffix: str) -> NewEntry:
     """The same PUT to a URL whose path has the suffix."""
     if entry.payload["method"] != "PUT":
         raise BadRequest("a deletion cannot be kept beside what is there; keep mine or theirs")
+    if "node" in entry.payload:  # a manifest holds its own name
+        raise BadRequest(
+            "a manifest cannot get another name here: keep mine or theirs, or push it anew under another name"
+        )
     headers = dict(entry.payload["headers"])
     node = entry.payload.get("node")
     made = http_entry.put(
