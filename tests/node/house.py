@@ -122,6 +122,7 @@ class House:
     clock: SystemClock = field(default_factory=SystemClock)
     settings: NodeSettings = field(default_factory=NodeSettings)
     capacity: int | None = None
+    reserve: int = 0
     elsewhere: Path | None = None  # where the store lies, if not in the node's own directory
     node: Node | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
@@ -176,6 +177,7 @@ class House:
             clock=self.clock,
             expected_id=directory.record.store_id,
             capacity_bytes=self.capacity,
+            reserve_bytes=self.reserve,
             trash_clock=lambda: slow_clock.read(self.clock),
         )
         stack.push_async_callback(store.close)
