@@ -14,6 +14,7 @@ from bench.report import Figure, machine, table, write
 
 _PARTS = {
     "limits": "what the machine can do: seal, hash, loopback, synced writes, the raw pipeline",
+    "disk": "durable puts beside the file system doing the same calls, and one long stream",
     "transfer": "put and get through the SDK beside the raw pipeline",
     "buckets": "NATS buckets of one and three copies beside the bare calls",
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",

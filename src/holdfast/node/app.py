@@ -234,7 +234,8 @@ class Node:
         await self.exchange.stop()
         if not self.membership.is_alone:
             await self.heart.leave()
-        await self.ledger.close(clean=self.keeper.reconciled and self.store.poisoned is None)
+        agree = self.keeper.reconciled and not self.keeper.leftovers
+        await self.ledger.close(clean=agree and self.store.poisoned is None)
         try:
             await self._save_clock()
             await self._pool.run(self.membership.save)

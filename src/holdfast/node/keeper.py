@@ -16,7 +16,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.codec import reflog
 from holdfast.codec.pack import pack_vault
-from holdfast.errors import BadRequest, Conflict, NotFound, TooManyRequests, Unavailable
+from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, TooManyRequests, Unavailable
 from holdfast.node.ledger import Ledger
 from holdfast.node.ledger_rows import SHARED, Entry, Kept
 from holdfast.node.store import NodeStore
@@ -50,6 +50,8 @@ class Keeper:
         self._verifies_waiting = 0
         self.reconciled = False
         """Whether store and ledger are known to agree; until then a blob without a row is looked for in the store."""
+        self.leftovers = False
+        """Whether a blob may lie in the store without its row, so that the next start has to look."""
 
     @property
     def asks_store(self) -> bool:
@@ -84,7 +86,7 @@ class Keeper:
         async with self._alone(digest):
             if self._removals != removals and (await self.store.stat([digest]))[0] is None:
                 raise Unavailable("this blob was removed while it was being put; send it again")
-            sequence = await self.ledger.record(digest, size, vault, kept)
+            sequence = await self._record(digest, size, vault, kept)
         return sequence, stored.new
 
     async def put_shared(self, digest: Digest, size: int, body: AsyncIterable[Buffer], kept: Kept) -> bool:
@@ -95,8 +97,15 @@ class Keeper:
         async with self._alone(digest):
             if self._removals != removals and (await self.store.stat([digest]))[0] is None:
                 raise Unavailable("this blob was removed while it was being put; send it again")
-            await self.ledger.record(digest, size, None, kept)
+            await self._record(digest, size, None, kept)
         return stored.new
+
+    async def _record(self, digest: Digest, size: int, vault: Id | None, kept: Kept) -> int:
+        try:
+            return await self.ledger.record(digest, size, vault, kept)
+        except HoldfastError:
+            self.leftovers = True
+            raise
 
     async def hold(self, digest: Digest) -> int | None:
         """A manifest names it: it stays from now on. Its size, None if it is not here."""
@@ -185,6 +194,8 @@ class Keeper:
 
         ``pace`` is told the size and may raise.
         """
+        if self.asks_store:
+            await self.find(digest)  # without a row it would be taken for gone
         async with self._alone(digest):
             entry = await self.ledger.find(digest)
             if entry is None or entry.vault != vault:

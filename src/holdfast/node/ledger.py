@@ -271,11 +271,16 @@ class Ledger:
             "kept = 'reflog' AND here = 1 AND sequence > ? ORDER BY sequence LIMIT ?", (after, limit)
         )
 
-    async def span(self, after: Digest | None, last: Digest | None) -> list[Entry]:
+    async def span(self, after: Digest | None, last: Digest | None) -> list[Digest]:
         """Blobs here with ``after`` < digest <= ``last``, ascending; None is the end on that side."""
-        return await self._select(
-            "digest > ? AND digest <= ? AND here = 1 ORDER BY digest", (after or b"", last or b"\xff" * DIGEST_BYTES)
-        )
+        self._check_open()
+
+        def digests() -> list[Digest]:
+            question = "SELECT digest FROM blobs WHERE digest > ? AND digest <= ? AND here = 1 ORDER BY digest"
+            found = self._file.reading.execute(question, (after or b"", last or b"\xff" * DIGEST_BYTES))
+            return [Digest(bytes_of(digest)) for (digest,) in found]
+
+        return await self._ask(digests)
 
     async def close(self, *, clean: bool = True) -> None:
         """Writes what waits; with ``clean`` marks that store and ledger agree. May be called twice."""

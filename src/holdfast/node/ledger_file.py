@@ -136,7 +136,10 @@ class LedgerFile:
                     self._writing.execute("INSERT OR REPLACE INTO facts VALUES ('clean', 1)")
                     if self.all_counted:
                         self._writing.execute("INSERT OR REPLACE INTO totals VALUES (1, ?)", (self.totals.encode(),))
-            self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self.broken is None:
+                self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            else:  # what a failed sync left in doubt is not synced again
+                self._writing.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._writing.close()
 
     # -- totals

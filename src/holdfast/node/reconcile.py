@@ -29,7 +29,7 @@ class Reconciler:
         keeper = self._keeper
         held = await keeper.store.list(self._after, LIST_LIMIT_MAX)
         last = held[-1].digest if len(held) == LIST_LIMIT_MAX else None
-        rows = {row.digest for row in await keeper.ledger.span(self._after, last)}
+        rows = set(await keeper.ledger.span(self._after, last))
         for digest in rows - {info.digest for info in held}:
             await keeper.forget(digest)
             self.missing += 1

@@ -27,5 +27,5 @@ class NodeSettings:
     """How long deleted blobs can be brought back."""
     clock_save_s: float = 600.0
     """How often the slow clock is written down."""
-    reconcile_pause_s: float = 0.01
+    reconcile_pause_s: float = 0.004
     """Pause between two pages while store and ledger are compared."""
