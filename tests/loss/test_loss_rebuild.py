@@ -188,3 +188,42 @@ def test_the_owner_comes_back_with_the_words_alone(tmp_path: Path) -> None:
             await vault.close()
 
     story(tmp_path / "net", tell)
+
+
+def test_without_the_key_nodes_and_devices_join_a_new_coordinator(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        tree = tmp_path / "source"
+        plant(tree, 20)
+        vault = await grid.vault()
+        await vault.put_tree([tree], "tree")
+        await vault.put(b"one", "twice")
+        await vault.put(b"two", "twice")
+        await vault.close()
+        words = " ".join(assemble.recovery_words(grid._operator_home, lambda: None))
+        await grid.kill(grid.coordinator)
+        for path in grid.coordinator.data.iterdir():
+            path.unlink()
+        made = await assemble.init_coordinator(
+            grid.coordinator.data, advertise="http://coordinator:7430", survive=4, machine=grid.machine("coordinator")
+        )
+        await grid.start(grid.coordinator)
+        for node in grid.nodes:
+            await grid.kill(node)
+            (node.data / "network.json").rename(node.data / "network.json.old")
+            machine = grid.machine(node.name)
+            await assemble.init_node(node.data, join=made.invites["node"], name=node.name, machine=machine)
+            await grid.start(node)
+        home = tmp_path / "home"
+        machine = grid.machine("laptop")
+        await assemble.init_home(home, join=made.invites["operator"], words=words, machine=machine)
+        await asyncio.sleep(5 * MINUTE)
+        vault = await assemble.open_vault(home, kind=assemble.OpenVault, machine=grid.machine("laptop"))
+        try:
+            assert await vault.read("twice") == b"two"
+            assert await versions(vault, "twice") == [(2, "file"), (1, "file")]
+            await check_tree(vault, tree, tmp_path / "back")
+            await vault.put(b"three", "twice")
+        finally:
+            await vault.close()
+
+    story(tmp_path / "net", tell)

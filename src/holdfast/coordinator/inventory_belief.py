@@ -19,7 +19,8 @@ from holdfast.inventory import Roots
 class Stranger(NamedTuple):
     """A blob on a node that is on no record: no pack, or a pack that nobody committed (yet). ``since``: monotonic.
 
-    ``late``: found when its node was read for the first time after a recovery, so that its refs may have been lost.
+    ``late``: found when its node was read for the first time, in this network or since a recovery: what refs it brings
+    may be known to nobody.
     """
 
     size: int

@@ -155,7 +155,7 @@ class InventorySync:
         self._changed = changed
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS_MAX)
-        self._late: set[int] = set()  # nodes that are being read for the first time since a recovery
+        self._late: set[int] = set()  # nodes that are read for the first time, in this network or since a recovery
 
     def heard(self, node: Node) -> None:
         """After each heartbeat, in constant time: begins to read if something is new."""
@@ -216,7 +216,7 @@ class InventorySync:
     async def _try(self, node: Node) -> None:
         try:
             async with self._readers:
-                if node.read_sequence == 0 and self._state.position.epoch > 1:
+                if node.read_sequence == 0:
                     self._late.add(node.number)
                 await self._read(node)
         except HoldfastError as error:
