@@ -183,11 +183,14 @@ class Keeper:
             await self.ledger.record(digest, info.size, vault, kept)
             return await self.ledger.find(digest)
 
-    async def forget(self, digest: Digest) -> None:
-        """The ledger says here; if the store has no such blob, the row says so, too."""
+    async def forget(self, digest: Digest) -> bool:
+        """The ledger says here; if the store has no such blob, the row says so, too. Whether it was so."""
         async with self._alone(digest):
-            if (await self.store.stat([digest]))[0] is None:
-                await self._gone(digest)
+            entry = await self.ledger.find(digest)
+            if entry is None or not entry.here or (await self.store.stat([digest]))[0] is not None:
+                return False
+            await self._gone(digest)
+            return True
 
     async def delete(self, digest: Digest, vault: Id, sequence: int, pace: Callable[[int], None]) -> None:
         """To trash, unless the copy is newer than ``sequence`` (Conflict). Fine if it is not here.

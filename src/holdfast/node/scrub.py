@@ -17,7 +17,7 @@ import msgspec
 from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.clock import Clock
-from holdfast.errors import BadRequest, TooManyRequests
+from holdfast.errors import BadRequest, StorePoisoned, TooManyRequests, Unavailable
 from holdfast.files import Files, read_file, write_file
 from holdfast.node.keeper import Keeper
 from holdfast.pool import Pool
@@ -92,15 +92,20 @@ class Scrub:
         saved = self._saved
         if not self._page:
             after = Digest.parse(saved.after) if saved.after else None
-            self._page.extend(info.digest for info in await self._keeper.store.list(after, PAGE))
+            listed = [info.digest for info in await self._keeper.store.list(after, PAGE)]
+            await self._note_missing(after, listed)
+            self._page.extend(listed)
             if not self._page:
                 return await self._finish(saved)
         digest = self._page[0]
         began = self._clock.monotonic()
         try:
             state = await self._keeper.verify(digest)
-        except TooManyRequests:
+        except (TooManyRequests, StorePoisoned):
             return Progress.THROTTLED
+        except Unavailable as error:  # of this one nothing can be said now; the next pass asks again
+            _log.warning("scrub_could_not_read", digest=str(digest), reason=error.detail)
+            state = "missing"
         self._page.popleft()
         now = self._clock.monotonic()
         self.checked += 1
@@ -114,6 +119,15 @@ class Scrub:
             await self._pool.run(self._save, saved)
         self._interval(self._wait(now - began))
         return Progress.IDLE
+
+    async def _note_missing(self, after: Digest | None, listed: list[Digest]) -> None:
+        """Rows of this page whose blob is gone: nobody has read it, so nobody has missed it yet."""
+        last = listed[-1] if len(listed) == PAGE else None
+        held = set(listed)
+        for digest in await self._keeper.ledger.span(after, last):
+            if digest not in held and await self._keeper.forget(digest):
+                self.bad += 1
+                _log.error("scrub_found_damage", digest=str(digest), reason="it is gone")
 
     async def _finish(self, saved: _Saved) -> Progress:
         now = self._slow_time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -138,6 +139,10 @@ def hash_file(files: Files, path: Path) -> Digest:
         descriptor = files.open(path)
     except FileNotFoundError as error:
         raise NotFound(f"{path.name} is not in this store") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise Corrupt(f"{path.name} is a symbolic link") from error
     state, offset = hashlib.sha256(), 0
     try:
         files.forget(descriptor)
