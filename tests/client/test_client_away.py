@@ -55,6 +55,7 @@ async def away(home: Home) -> tuple[str, int]:
 async def back(home: Home, port: int, by: Home) -> None:
     """It runs again, and the other one's process delivers."""
     await home.start(port)
+    await outbox_of(by)
     assert by.running.outbox is not None
     async with asyncio.timeout(30):
         await by.running.outbox.unit()
@@ -63,11 +64,17 @@ async def back(home: Home, port: int, by: Home) -> None:
             await by.running.outbox.unit()
 
 
-async def entries(home: Home) -> list[Entry]:
+async def outbox_of(home: Home) -> Outbox:
+    """The node's, which somebody else has filled: it looks once a second whether there is one."""
     assert home.running.outbox is not None
-    outbox = await home.running.outbox._door.found()
-    assert outbox is not None
-    return [entry async for entry in outbox.entries()]
+    async with asyncio.timeout(10):
+        while (found := await home.running.outbox._door.found()) is None:  # noqa: ASYNC110 - nobody can tell it
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def entries(home: Home) -> list[Entry]:
+    return [entry async for entry in (await outbox_of(home)).entries()]
 
 
 async def test_a_push_to_a_node_that_is_away_arrives_when_it_is_back(row: Street, source: Path) -> None:
@@ -114,6 +121,7 @@ async def test_what_somebody_else_pushed_meanwhile_is_kept_as_a_conflict(row: St
     async with asking(here, url) as opened:
         theirs = await opened.pusher.push(source, "tools")
         assert not theirs.away
+    await outbox_of(there)
     assert there.running.outbox is not None
     async with asyncio.timeout(30):
         while not there.running.outbox.conflicts:
@@ -128,8 +136,7 @@ async def test_what_somebody_else_pushed_meanwhile_is_kept_as_a_conflict(row: St
     async with asking(here, url) as opened:
         assert manifests.etag(await opened.node.manifest("tools")) == theirs.etag
     assert there.running.overview().outbox_conflicts == 1
-    outbox = await there.running.outbox._door.found()
-    assert outbox is not None
+    outbox = await outbox_of(there)
     with pytest.raises(BadRequest, match="under another name"):
         await resolve_http(outbox, left.sequence, "both", "host")
     await resolve_http(outbox, left.sequence, "mine", "host")
