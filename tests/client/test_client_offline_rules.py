@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,23 @@ def test_a_directory_is_not_replaced_by_a_file_whatever_a_person_says(tmp_path: 
         await resolver.resolve(conflict.sequence, "both", "laptop")
         assert (await vault.flush()).waiting == 0
         assert await other.read("a/b", fresh=True) == b"in a directory"
+
+    grid_story(story, tmp_path)
+
+
+def test_a_watch_in_the_same_process_delivers_and_holds_nobody_up(tmp_path: Path) -> None:
+    async def story(grid: Grid, path: Path) -> None:
+        vault = await grid.vault(outbox=True)
+        watch = asyncio.create_task(vault.watch())
+        async with Away(grid), asyncio.timeout(300):
+            assert (await vault.put(b"1", "a")).queued
+            assert (await vault.put(b"2", "a")).queued
+        async with asyncio.timeout(600):
+            while await waiting(vault):  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(1)
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        assert [version.version for version in await vault.log("a")] == [2, 1]
 
     grid_story(story, tmp_path)
 

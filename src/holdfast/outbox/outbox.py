@@ -170,11 +170,16 @@ class Outbox:
     async def flush(self, progress: Callable[[Done], None] | None = None, *, now: bool = False) -> Summary:
         """Tries everything that is due once, and what becomes due by it; does not wait for targets that are down.
 
-        ``now``: what was deferred is due, too, but for what its target asked to wait.
+        ``now``: what was deferred is due, too, but for what its target asked to wait. While a watch runs in this
+        process, that delivers; this only wakes it.
         """
         summary = Summary()
         if now:
             await self._delivery.hasten()
+        if self._watching:
+            self._delivery.wake()
+            summary.waiting = await self.waiting()
+            return summary
         async with aclosing(self._delivery.run(forever=False)) as tries:
             async for done in tries:
                 count(summary, done)
