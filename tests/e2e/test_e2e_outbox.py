@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from holdfast import assemble
 from holdfast.cli.local_network import LocalNetwork
 
@@ -46,6 +48,7 @@ async def second_home(network: LocalNetwork, path: Path) -> Path:
     return path
 
 
+@pytest.mark.timeout(300)
 async def test_written_while_the_coordinator_is_dead(tmp_path: Path) -> None:
     data = os.urandom(700_000)
     (tmp_path / "notes").mkdir()
