@@ -9,17 +9,9 @@ import os
 import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer, Digest
-from holdfast.client.ahead import ReadAhead
-from holdfast.client.content import ContentReader
-from holdfast.client.content_here import ContentHere
-from holdfast.client.coordinators import Coordinators
-from holdfast.client.deliver import RefDelivery
-from holdfast.client.drafts import Draft, Rule
+from holdfast.client.drafts import Draft
 from holdfast.client.entries import (
     Entry,
     MoveSummary,
@@ -28,140 +20,31 @@ from holdfast.client.entries import (
     RestoreSummary,
     TrashEntry,
     Version,
-    entry_of,
     kind_of,
 )
-from holdfast.client.fallback import Fallback, QueuedCallback
-from holdfast.client.fetch import PackReader
+from holdfast.client.fallback import QueuedCallback
 from holdfast.client.get import Getter
-from holdfast.client.index import Index
-from holdfast.client.index_file import SeenRef
-from holdfast.client.index_rebuild import IndexRebuild, IndexRebuilt
-from holdfast.client.latency import Latency
+from holdfast.client.index_rebuild import IndexRebuilt
 from holdfast.client.local import Excludes, look
-from holdfast.client.move import Mover
-from holdfast.client.names import Found, Names
-from holdfast.client.names_here import NamesHere
 from holdfast.client.offline import OfflineWrites
-from holdfast.client.outbox_door import OutboxDoor
-from holdfast.client.plans import Plans
 from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
 from holdfast.client.put_tree import TreePutter
-from holdfast.client.queued_names import QueuedNames
-from holdfast.client.queueing import QueueingUploader, UnsentIndex
-from holdfast.client.recommit import Recommit
-from holdfast.client.remove import Remover
 from holdfast.client.resolve import Resolver
-from holdfast.client.restore import Restorer, trash_below
-from holdfast.client.settings import ClientSettings
-from holdfast.client.shards import ShardSender
-from holdfast.client.uploader import Uploader
+from holdfast.client.vault_names import ProgressCallback, VaultNames, entry_found
 from holdfast.client.verify import Defect, Verifier, VerifySummary
-from holdfast.clock import Clock, Randomness
 from holdfast.codec import paths, refs
-from holdfast.codec.keys import VaultKeys
-from holdfast.codec.pack import PACK_BYTES_MAX, padded_size
 from holdfast.codec.refs import RefKind
 from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, TooLarge, Unavailable
-from holdfast.files import Files
 from holdfast.outbox.delivery import Done, Summary
 from holdfast.outbox.outbox import Outbox
-from holdfast.pool import Pool
-from holdfast.wire import routes
-from holdfast.wire.http import HttpClient
 
 READ_BYTES_MAX = 1 << 30
-POLICY_S = 60.0
-DIRECTORIES_KNOWN_MAX = 10_000
-DIRECTORIES_KNOWN_S = 60.0
-UPLOADERS_MAX = 4
 LARGE_BYTES = 1 << 20
 """A put of more than this is worth a moment's waiting for the index."""
 
-ProgressCallback = Callable[[Progress], None]
 
-
-class Vault:
+class Vault(VaultNames):
     """One owner's names and files, on one device."""
-
-    def __init__(
-        self,
-        *,
-        keys: VaultKeys,
-        device: Identity,
-        certificate: bytes,
-        http: HttpClient,
-        coordinators: Coordinators,
-        index: Index,
-        pool: Pool,
-        clock: Clock,
-        randomness: Randomness,
-        files: Files,
-        settings: ClientSettings | None = None,
-        outbox: OutboxDoor | None = None,
-    ) -> None:
-        """``certificate``: the device's, countersigned. ``outbox``: where writes go that the network does not take;
-        without it they are errors. It is closed with the vault, and so are ``http``, ``index`` and ``pool``.
-        """
-        self.id = keys.vault
-        self.settings = settings or ClientSettings()
-        self.coordinators = coordinators
-        self._keys = keys
-        self._device = device
-        self._certificate = certificate
-        self._http = http
-        self._index = index
-        self._pool = pool
-        self._clock = clock
-        self._randomness = randomness
-        self._files = files
-        self._latency = Latency()
-        self._sender = ShardSender(http, self._latency, clock)
-        self._names = Names(keys, coordinators, index, pool)
-        self._reader = PackReader(
-            http, self._latency, clock, certificate, self._names.places_of, hedge_s_min=self.settings.hedge_s_min
-        )
-        self._content = ContentReader(keys, self._reader, self._names, pool, self.settings)
-        self._rebuild = IndexRebuild(keys, self._names, self._reader, index, pool, clock)
-        self._queued = QueuedNames(keys, outbox)
-        self._here = NamesHere(keys, coordinators, index, pool, self._queued)
-        self._content_here = ContentHere(keys, self._reader, self._here, pool, self.settings, self._queued)
-        self._fallback = Fallback(outbox, self._queued, None if outbox is None else self._wired(outbox))
-        self._plans: dict[tuple[int | None, bool], Plans] = {}
-        self._recommit = Recommit(
-            keys, device, coordinators, self._names, self._reader, self._content, pool, clock, lambda: http.epoch
-        )
-        coordinators.catch_up = self._recommit.catch_up
-        self._uploaders: dict[tuple[int | None, bool, int], Uploader] = {}
-        self._policy: tuple[float, int] | None = None
-        self._directories: dict[str, float] = {}
-        self._closed = False
-
-    async def __aenter__(self) -> Vault:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends what is under way and writes the index. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._fallback.door is not None:
-            await self._fallback.door.close()
-        for uploader in self._uploaders.values():
-            await uploader.close()
-        for plans in self._plans.values():
-            await plans.close()
-        await self._rebuild.close()
-        await self._recommit.close()
-        await self._reader.close()
-        await self._index.close()
-        await self._http.close()
-        self._pool.close()
 
     # --- put ----------------------------------------------------------------------------------------------------------
 
@@ -385,7 +268,7 @@ class Vault:
         names, content = (self._names, self._content) if fresh else (self._here, self._content_here)
         getter = Getter(names, content, self._files, self._pool, force=force, progressed=progressed)
         await getter.get(found, target)
-        return _entry_found(found)
+        return entry_found(found)
 
     async def stream(
         self,
@@ -406,7 +289,7 @@ class Vault:
         async with self._ahead(name, start, stop, version) as early:
             found = await self._find_file(name, version, fresh)
             if on_found is not None:
-                on_found(_entry_found(found))
+                on_found(entry_found(found))
             whole = await early(found)
         if whole is not None:
             for part in whole:
@@ -431,189 +314,7 @@ class Vault:
             parts = [bytes(piece) async for piece in self._content_here.stream(found, start, stop)]
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    # --- names --------------------------------------------------------------------------------------------------------
-
-    async def list(self, directory: str = "", *, recursive: bool = False, fresh: bool = False) -> AsyncIterator[Entry]:
-        """The entries of a directory, by name within each page of 1,000; NotFound if there is no such directory.
-
-        When the coordinator does not answer, those that this device has seen, unless ``fresh``.
-        """
-        top = paths.normalise(directory) if directory else ""
-        if top:
-            found = await self._find(top, None, fresh)
-            if found.ref.clear.kind is not RefKind.DIRECTORY:
-                raise BadRequest(f"{top!r} is a {found.ref.clear.kind.name.lower()}, not a directory")
-        waiting = [top]
-        while waiting:
-            inside = waiting.pop()
-            folders: list[str] = []
-            try:
-                async for page in self._marked(inside, fresh):
-                    for entry in sorted(page, key=lambda entry: entry.name):
-                        if entry.kind == "directory":
-                            folders.append(entry.name)
-                        yield entry
-            except Unavailable:
-                if fresh or inside == top:
-                    raise
-            if recursive:
-                waiting.extend(sorted(folders, reverse=True))
-
-    async def _marked(self, inside: str, fresh: bool) -> AsyncIterator[Sequence[Entry]]:
-        if fresh:
-            async for found, _ in self._names.listing(inside):
-                yield [entry_of(ref) for ref, _ in found]
-            return
-        async for page in self._here.marked(inside):
-            yield [entry_of(one.ref, queued=one.queued, conflict=one.conflict, seen=one.seen) for one in page]
-
-    async def stat(self, name: str, *, version: int | None = None, fresh: bool = False) -> Entry:
-        """What the vault says of a name; NotFound."""
-        return _entry_found(await self._find(name, version, fresh))
-
-    async def delete(
-        self,
-        name: str,
-        *,
-        recursive: bool = False,
-        if_match: Digest | None = None,
-        offline: bool | None = None,
-        on_queued: QueuedCallback | None = None,
-    ) -> int:
-        """Removes a name (with ``recursive`` all below it); returns how many. History keeps them for a while.
-
-        NotFound; Conflict for a directory that is not empty, or with ``if_match``. May be repeated after a failure.
-        ``offline`` and ``on_queued`` as for ``put``; offline only what this device knows can be removed.
-        """
-        path = paths.normalise(name)
-
-        async def online() -> int:
-            options = await self._options(if_match=if_match)
-            uploader = await self._uploader(None, True, options.chunk_bytes)
-            uploader.active += 1
-            try:
-                return await Remover(self._names, uploader, self._clock.now).remove(
-                    path, recursive=recursive, if_match=if_match, survive=options.survive
-                )
-            finally:
-                uploader.active -= 1
-
-        async def queue(writes: OfflineWrites) -> int:
-            options = await self._options(if_match=if_match, ask=False)
-            return await writes.delete(path, options, recursive=recursive, if_match=if_match)
-
-        removed = await self._fallback.write([path], offline, online, queue, on_queued)
-        self._directories.clear()
-        return removed
-
-    async def move(
-        self,
-        old: str,
-        new: str,
-        *,
-        no_clobber: bool = False,
-        if_match: Digest | None = None,
-        allow_degraded: bool = False,
-        offline: bool | None = None,
-        on_queued: QueuedCallback | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> MoveSummary:
-        """Gives a name, and all below it, another name; nothing is sent but the names. Version and history stay behind.
-
-        A file or link moves in one step, a directory name by name: after a failure call it again. What is there under
-        the new name is replaced as ``put`` replaces it: Exists with ``no_clobber``, Conflict with ``if_match`` or where
-        one is a directory and the other is not. NotFound; Conflict when the old name is changed meanwhile.
-        ``offline`` and ``on_queued`` as for ``put``; offline only what this device knows can be moved.
-        """
-        source, target = paths.normalise(old), paths.normalise(new)
-        moved = 0
-
-        def count(name: str) -> None:
-            nonlocal moved
-            moved += 1
-            if progress is not None:
-                progress(Progress(moved, None, 0, None, name))
-
-        async def online() -> int:
-            options = await self._options(no_clobber=no_clobber, if_match=if_match)
-            uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
-            uploader.active += 1
-            try:
-                mover = Mover(self._names, self._content, uploader, options, self._clock.now, count)
-                return await mover.move(source, target, self._missing_directories(target))
-            finally:
-                uploader.active -= 1
-                self._directories.clear()
-
-        async def queue(writes: OfflineWrites) -> int:
-            options = await self._options(no_clobber=no_clobber, if_match=if_match, ask=False)
-            return await writes.move(source, target, options, allow_degraded=allow_degraded, moved=count)
-
-        names = await self._fallback.write([source, target], offline, online, queue, on_queued)
-        return MoveSummary(names, await self.stat(target))
-
-    async def restore(
-        self,
-        name: str,
-        *,
-        version: int | None = None,
-        new: str | None = None,
-        no_clobber: bool = False,
-        allow_degraded: bool = False,
-        progress: ProgressCallback | None = None,
-    ) -> RestoreSummary:
-        """Brings back a deleted name, or an older version of one that is there, as its next version; or as ``new``.
-
-        A directory comes back with all that was deleted in it and is still kept. What is there is replaced as ``put``
-        replaces it. NotFound when nothing of it is kept any more (history keeps it for 7 days); BadRequest for a file
-        that is not deleted, without a version. May be called again after a failure.
-        """
-        source = paths.normalise(name)
-        target = source if new is None else paths.normalise(new)
-        options = await self._options(no_clobber=no_clobber)
-        uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
-        above = self._missing_directories(target)
-        back = 0
-
-        def count(name: str) -> None:
-            nonlocal back
-            back += 1
-            if progress is not None:
-                progress(Progress(back, None, 0, None, name))
-
-        uploader.active += 1
-        try:
-            restorer = Restorer(self._names, self._content, uploader, options, self._clock.now, count)
-            names = await restorer.restore(source, version, target, above)
-        finally:
-            uploader.active -= 1
-        return RestoreSummary(names, await self.stat(target))
-
-    async def trash(self, directory: str = "", *, recursive: bool = False) -> AsyncIterator[TrashEntry]:
-        """What was deleted in a directory, itself deleted or not, as long as ``restore`` can bring it back."""
-        top = paths.normalise(directory) if directory else ""
-        async for thrown in trash_below(self._names, top, recursive=recursive):
-            yield TrashEntry(entry_of(thrown.kept), thrown.deleted, thrown.until_s)
-
-    async def log(self, name: str) -> Sequence[Version]:
-        """The states of a name that are kept, newest first; NotFound if there never was one."""
-        found = []
-        for ref, version in await self._names.history(paths.normalise(name)):
-            said = ref.sealed.attributes
-            found.append(
-                Version(
-                    version=ref.clear.version,
-                    kind=kind_of(ref.clear.kind),
-                    size=said.size,
-                    mtime_ns=said.mtime_ns,
-                    etag=ref.etag,
-                    committed=version.committed,
-                    until_s=version.until,
-                )
-            )
-        if not found:
-            raise NotFound(f"no {name!r} in this vault")
-        return found
+    # --- looking after it ---------------------------------------------------------------------------------------------
 
     async def verify(
         self,
@@ -678,190 +379,6 @@ class Vault:
             raise NotFound("nothing was ever queued in this home")
         return Resolver(self._keys, outbox, self._here, self._content_here, self._files, self._pool)
 
-    def _wired(self, door: OutboxDoor) -> OfflineWrites:
-        """The outbox delivers refs with the parts of this vault."""
-        delivery = RefDelivery(
-            keys=self._keys,
-            device=self._device,
-            coordinators=self.coordinators,
-            names=self._names,
-            content=self._content,
-            sender=self._sender,
-            plans=self._plans_for,
-            index=self._index,
-            pool=self._pool,
-            heard=self._heard,
-            door=door,
-            content_bytes_max=door.body_bytes_max,
-            commit_s=self.settings.coordinator_s,
-        )
-        door.deliver("ref", delivery)
-
-        async def make(
-            outbox: Outbox, index: UnsentIndex, options: PutOptions, allow_degraded: bool
-        ) -> QueueingUploader:
-            copies = None if options.asked_survive is None else options.asked_survive + 1
-            return QueueingUploader(
-                outbox, names, **self._uploader_words(copies, allow_degraded, options.chunk_bytes) | {"index": index}
-            )
-
-        names = NamesHere(self._keys, self.coordinators, self._index, self._pool, self._queued, offline=True)
-        return OfflineWrites(
-            keys=self._keys,
-            door=door,
-            names=names,
-            content=self._content_here,
-            index=self._index,
-            make=make,
-            files=self._files,
-            pool=self._pool,
-            clock=self._clock,
-            randomness=self._randomness,
-        )
-
-    def _plans_for(self, copies: int | None, allow_degraded: bool) -> Plans:
-        """Places for packs of the outbox."""
-        found = self._plans.get((copies, allow_degraded))
-        if found is None:
-            found = self._plans[copies, allow_degraded] = self._make_plans(copies, allow_degraded, PACK_BYTES_MAX)
-        return found
-
-    # --- within -------------------------------------------------------------------------------------------------------
-
-    async def _find(self, name: str, version: int | None, fresh: bool) -> Found:
-        path = paths.normalise(name)
-        if version is not None:
-            return await self._names.at_version(path, version)
-        return await (self._names if fresh else self._here).find(path, fresh=fresh)
-
-    def _ahead(self, name: str, start: int, stop: int | None, version: int | None) -> ReadAhead:
-        path = paths.normalise(name) if version is None else None
-        return ReadAhead(self._names, self._content, path, start, stop)
-
-    async def _find_file(self, name: str, version: int | None, fresh: bool) -> Found:
-        found = await self._find(name, version, fresh)
-        if found.ref.clear.kind is not RefKind.FILE:
-            raise BadRequest(f"{name!r} is a {found.ref.clear.kind.name.lower()}, not a file")
-        return found
-
-    async def _seen(self, path: str) -> SeenRef | None:
-        """The present record of a name as the coordinator has it, None if there never was one."""
-        found = await self._names.find_any(path, fresh=True)
-        return (
-            None if found is None else SeenRef(found.ref.clear.version, found.ref.etag, found.record, found.keep, b"")
-        )
-
-    async def _options(
-        self,
-        *,
-        survive: int | None = None,
-        no_clobber: bool = False,
-        if_match: Digest | None = None,
-        meta: Mapping[str, str] | None = None,
-        dedup: bool = True,
-        reread: bool = False,
-        chunk_bytes: int | None = None,
-        ask: bool = True,
-    ) -> PutOptions:
-        rule: Rule = "if-match" if if_match is not None else "no-clobber" if no_clobber else "replace"
-        if no_clobber and if_match is not None:
-            raise BadRequest("no_clobber and if_match exclude each other")
-        if survive is not None and not 0 <= survive <= 64:
-            raise BadRequest(f"survive is a number from 0 to 64, not {survive}")
-        return PutOptions(
-            survive=survive if survive is not None else await self._policy_survive(ask),
-            asked_survive=survive,
-            rule=rule,
-            if_match=if_match,
-            meta=meta,
-            dedup=dedup,
-            reread=reread,
-            chunk_bytes=chunk_bytes or self.settings.chunk_bytes,
-        )
-
-    async def _policy_survive(self, ask: bool) -> int:
-        """The network's ``survive``; asked once a minute at most, or what was heard last (0: the network decides)."""
-        if not ask:
-            return await self._index.run(lambda file: file.survive()) or 0
-        now = self._clock.monotonic()
-        if self._policy is None or now - self._policy[0] > POLICY_S:
-            survive = (await self.coordinators.ask(routes.POLICY)).survive
-            if self._policy is None or self._policy[1] != survive:
-                await self._index.run(lambda file: file.set_survive(survive))
-            self._policy = (now, survive)
-        return self._policy[1]
-
-    async def _uploader(self, survive: int | None, allow_degraded: bool, chunk_bytes: int) -> Uploader:
-        if self._closed:
-            raise Unavailable("the vault is closed")
-        copies = None if survive is None else survive + 1
-        key = (copies, allow_degraded, max(chunk_bytes, self.settings.chunk_bytes))
-        found = self._uploaders.get(key)
-        if found is not None and not found.broken:
-            return found
-        idle = [other for other, uploader in self._uploaders.items() if not uploader.active]
-        for other in idle if len(self._uploaders) >= UPLOADERS_MAX or found is not None else ():
-            if other == key or len(self._uploaders) >= UPLOADERS_MAX:
-                await self._uploaders.pop(other).close()
-        made = self._uploaders[key] = Uploader(**self._uploader_words(copies, allow_degraded, key[2]))
-        return made
-
-    def _uploader_words(self, copies: int | None, allow_degraded: bool, chunk_bytes: int) -> dict[str, Any]:
-        """What every uploader of this vault is made of."""
-        chunk_bytes = max(chunk_bytes, self.settings.chunk_bytes)
-        size_max = min(padded_size(self.settings.pack_bytes + chunk_bytes + (4 << 20)), PACK_BYTES_MAX)
-        return {
-            "keys": self._keys,
-            "device": self._device,
-            "coordinators": self.coordinators,
-            "sender": self._sender,
-            "plans": self._make_plans(copies, allow_degraded, size_max),
-            "index": self._index,
-            "pool": self._pool,
-            "clock": self._clock,
-            "randomness": self._randomness,
-            "settings": self.settings,
-            "allow_degraded": allow_degraded,
-            "copies": copies,
-            "heard": self._heard,
-            "chunk_bytes_max": chunk_bytes,
-        }
-
-    def _make_plans(self, copies: int | None, allow_degraded: bool, size_max: int) -> Plans:
-        return Plans(
-            self.coordinators,
-            self._keys.vault,
-            self._http.time,
-            size_max=size_max,
-            copies=copies,
-            allow_degraded=allow_degraded,
-            heard=self._heard,
-        )
-
-    async def _index_rebuilt(self, *, large: bool) -> None:
-        """A device without an index reads it back behind its first put; a large put waits for it for a moment."""
-        self._rebuild.begin()
-        if large:
-            await self._rebuild.wait(self.settings.rebuild_wait_s)
-
-    def _heard(self) -> tuple[int, int]:
-        return self._http.epoch
-
-    def _missing_directories(self, path: str) -> Sequence[str]:
-        """The directories above a name that this process has not made or seen within the last minute."""
-        now = self._clock.monotonic()
-        return [
-            directory
-            for directory in paths.ancestors(path)
-            if now - self._directories.get(directory, -1e9) > DIRECTORIES_KNOWN_S
-        ]
-
-    def _know_directories(self, directories: Sequence[str]) -> None:
-        if len(self._directories) > DIRECTORIES_KNOWN_MAX:
-            self._directories.clear()
-        now = self._clock.monotonic()
-        self._directories.update(dict.fromkeys(directories, now))
-
 
 def _named(sources: Sequence[Path], name: str | None) -> list[tuple[Path, str]]:
     """Each source with its name in the vault."""
@@ -903,10 +420,6 @@ def _joined(one: PutSummary, other: PutSummary, failed: list[tuple[str, Holdfast
         queued=other.queued,
         failed=failed + [found for found in other.failed if found[0] not in {name for name, _ in failed}],
     )
-
-
-def _entry_found(found: Found) -> Entry:
-    return entry_of(found.ref, queued=found.queued, conflict=found.conflict, seen=found.seen)
 
 
 def _entry(draft: Draft) -> Entry:
