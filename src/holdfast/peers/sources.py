@@ -133,7 +133,8 @@ class PeerSource:
             if isinstance(error, TimedOut):
                 self.late(asyncio.get_running_loop().time() - began)
             self.failed(error)
-            raise Unavailable(f"{self.peer.url}: {error.detail}") from error
+            kind = Denied if isinstance(error, Denied | Unauthorized) else Unavailable  # a refusal stays one
+            raise kind(f"{self.peer.url}: {error.detail}") from error
         self.answered_at = asyncio.get_running_loop().time()
         seconds = self.answered_at - began
         for bit in bits:
