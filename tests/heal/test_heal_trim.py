@@ -35,7 +35,7 @@ def test_nothing_leaves_an_emptied_node_while_there_is_nowhere_to_go(tmp_path: P
         await grid.add_node()
         number = node_of(grid, grid.nodes[0]).number
         async with asyncio.timeout(60 * MINUTE):
-            while (await coordinator(grid).state.database.run(queries_status.packs_by_node)).get(number):
+            while (await coordinator(grid).state.database.run(queries_status.packs_by_node)).get(number):  # noqa: ASYNC110
                 await asyncio.sleep(10)
         assert set(await copies(grid)) == {5}
         await check(grid, contents)
