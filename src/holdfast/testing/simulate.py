@@ -203,7 +203,7 @@ class _Run:
         kinds: list[tuple[int, Callable[[_Client], Awaitable[None]]]] = [
             (20, self._put), (8, self._put_again), (6, self._remove), (18, self._read), (8, self._read_range),
             (5, self._get), (8, self._list), (5, self._put_tree), (2, self._remove_tree), (4, self._read_version),
-            (6, self._move),
+            (6, self._move), (4, self._restore),
         ]  # fmt: skip
         while self._left > 0:
             self._left -= 1
@@ -304,6 +304,20 @@ class _Run:
                 self._moves.pop()
                 old.wrote(None)
                 new.wrote(content, moved.entry.version)
+                self.outcome.acknowledged += 1
+
+    async def _restore(self, client: _Client) -> None:
+        """An older state becomes the next one, as long as it is kept."""
+        name = self._a_name(client.chance)
+        async with self.model.alone([name]):
+            known = [version for version in sorted(name.versions) if version != name.version or name.certain is None]
+            if not known:
+                return
+            version = known[client.chance.below(len(known))]
+            content = name.versions[version]
+            with name.writing(content), contextlib.suppress(errors.NotFound):  # history has ended
+                await client.vault.restore(name.path, version=version)
+                name.wrote(content)
                 self.outcome.acknowledged += 1
 
     def _check_moves(self) -> None:
