@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).parent / "seeds.txt"
 LINES_SHOWN = 40
+OPERATIONS = 200
 RAM = Path("/dev/shm")
 
 
@@ -41,26 +42,28 @@ def keep(seed: int, why: str) -> None:
             file.write(f"{seed}  {why}\n")
 
 
-def run_one(seed: int) -> dict[str, Any]:
+def run_one(seed: int, operations: int) -> dict[str, Any]:
     """The seed's outcome, as a JSON value; its files lie in memory where there is a place for that."""
     from holdfast.testing.simulate import simulate
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-sim-", dir=RAM if RAM.is_dir() else None) as directory:
-        found = simulate(seed, Path(directory))
+        found = simulate(seed, Path(directory), operations=operations)
     outcome = {one.name: getattr(found, one.name) for one in fields(found)}  # asdict() cannot copy a Counter
     outcome["lines"] = found.lines[-LINES_SHOWN:]
     return {**outcome, "real_s": time.monotonic() - began}
 
 
-def work() -> None:
+def work(operations: int) -> None:
     """A job: seeds on stdin, outcomes on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
-        print(json.dumps(run_one(int(line))), file=answers, flush=True)
+        print(json.dumps(run_one(int(line), operations)), file=answers, flush=True)
 
 
-def run_all(seeds: Sequence[int], *, jobs: int, seconds: float | None = None) -> Iterator[dict[str, Any]]:
+def run_all(
+    seeds: Sequence[int], *, jobs: int, seconds: float | None = None, operations: int = OPERATIONS
+) -> Iterator[dict[str, Any]]:
     """Outcomes as they come. After ``seconds`` no more seeds are begun. A job that dies is a broken seed."""
     waiting, found = list(reversed(seeds)), list[dict[str, Any]]()
     changed, ends = threading.Condition(), None if seconds is None else time.monotonic() + seconds
@@ -70,7 +73,8 @@ def run_all(seeds: Sequence[int], *, jobs: int, seconds: float | None = None) ->
         nonlocal left
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         job = subprocess.Popen(
-            [sys.executable, "-m", "tests.sim.run", "--work"], cwd=ROOT, env=environment, text=True,
+            [sys.executable, "-m", "tests.sim.run", "--work", f"--operations={operations}"],
+            cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert job.stdin is not None
@@ -121,14 +125,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
     parser.add_argument("--seconds", type=float, help="begin no more after this time")
     parser.add_argument("--keep", action="store_true", help="remember failing seeds in tests/sim/seeds.txt")
+    parser.add_argument("--operations", type=int, default=OPERATIONS, help="of each seed")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
-        work()
+        work(asked.operations)
         return 0
     seeds = asked.seed or list(range(asked.first, asked.first + asked.seeds))
     began, failing, said = time.monotonic(), list[int](), Counter[str]()
-    outcomes = run_all(seeds, jobs=min(asked.jobs, len(seeds)), seconds=asked.seconds)
+    outcomes = run_all(seeds, jobs=min(asked.jobs, len(seeds)), seconds=asked.seconds, operations=asked.operations)
     for done, outcome in enumerate(outcomes, 1):
         said.update(outcome.get("said", {}))
         rate = done / (time.monotonic() - began) * 60
