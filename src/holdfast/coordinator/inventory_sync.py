@@ -32,6 +32,7 @@ from holdfast.wire import routes
 from holdfast.wire.http import Target
 
 READERS_MAX = 8
+LATE_BEATS = 2
 ADOPTED_MAX = 500
 """Packs adopted in one transaction."""
 
@@ -189,14 +190,16 @@ class InventorySync:
     async def adopt(self) -> bool:
         """Adopts packs that have been strangers for long enough; True if there are more."""
         state = self._state
-        old = state.clock.monotonic() - state.settings.adopt_after
+        now = state.clock.monotonic()
+        old = now - state.settings.adopt_after
+        soon = now - LATE_BEATS * state.settings.heartbeat_interval  # by then the other nodes have said what they hold
         found: dict[Digest, tuple[int, int, dict[int, int]]] = {}
         late: set[Digest] = set()
         for number, belief in state.beliefs.of_node.items():
             for digest, one in belief.strangers.items():
                 vault = None if one.vault is None else state.access.vault(one.vault)
                 if vault is not None and (
-                    digest in found or ((one.late or one.since <= old) and len(found) < ADOPTED_MAX)
+                    digest in found or (one.since <= (soon if one.late else old) and len(found) < ADOPTED_MAX)
                 ):
                     late.update([digest] if one.late else [])
                     found.setdefault(digest, (vault.number, one.size, {}))[2][number] = one.sequence

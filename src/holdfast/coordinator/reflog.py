@@ -230,7 +230,7 @@ class Reflog:
             self.written = [one for one in self.written if one.number >= chain]
         live = [state.registry.number(number) for number in sorted(state.registry.live())]
         await asyncio.gather(*(self._count(node) for node in live))
-        counted = state.registry.counted()
+        counted = state.registry.counted() - {node.number for node in state.registry.all() if node.word == "draining"}
         for one in self.written:
             there = {node: sequence for node, sequence in one.places.items() if node in counted}
             if not is_durable(there, state.registry.stores(), state.policy.survive):
