@@ -4,29 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from holdfast import sdk
-from holdfast.blob import Buffer, Digest
-from holdfast.client.vault import (
-    Entry,
-    MoveSummary,
-    Progress,
-    PutSummary,
-    RestoreSummary,
-    TrashEntry,
-    VerifySummary,
-    Version,
-)
-from holdfast.outbox.delivery import Summary
+from holdfast.blob import Buffer
 from holdfast.pool import ThreadPool
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _END: Any = object()
+
+
+def _waits(method: Callable[Concatenate[sdk.Vault, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Vault, P], T]:
+    """The same method, returning when it is done. What it calls back it calls in another thread."""
+
+    @functools.wraps(method)
+    def call(self: Vault, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._do(method(self._vault, *args, **kwargs))
+
+    return call
+
+
+def _iterates(
+    method: Callable[Concatenate[sdk.Vault, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Vault, P], Iterator[T]]:
+    """The same items in order; close the iterator if you do not read it to its end."""
+
+    @functools.wraps(method)
+    def call(self: Vault, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        return self._pushed(method(self._vault, *args, **kwargs))
+
+    return call
+
+
+def _takes_iterables(
+    method: Callable[Concatenate[sdk.Vault, Path | Buffer | AsyncIterable[Buffer], P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Vault, Path | Buffer | Iterable[Buffer], P], T]:
+    """As ``_waits``; a plain iterable of buffers is read in a thread."""
+
+    @functools.wraps(method)
+    def call(self: Vault, source: Path | Buffer | Iterable[Buffer], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        given = source if isinstance(source, Path | bytes | bytearray | memoryview) else self._pulled(source)
+        return self._do(method(self._vault, given, *args, **kwargs))
+
+    return call
 
 
 class Vault:
@@ -74,100 +100,20 @@ class Vault:
             self._pool.close()
             _end(self._loop, self._thread)
 
-    def put(
-        self,
-        source: Path | Buffer | Iterable[Buffer],
-        name: str,
-        *,
-        survive: int | None = None,
-        allow_degraded: bool = False,
-        no_clobber: bool = False,
-        if_match: Digest | None = None,
-        meta: Mapping[str, str] | None = None,
-        dedup: bool = True,
-        reread: bool = False,
-        chunk_bytes: int | None = None,
-        mode: int = 0o644,
-        mtime_ns: int | None = None,
-        offline: bool | None = None,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Entry:
-        """As ``holdfast.Vault.put``; an iterable of buffers is read in a thread. ``progress`` is called in another."""
-        given = source if isinstance(source, Path | bytes | bytearray | memoryview) else self._pulled(source)
-        return self._do(
-            self._vault.put(
-                given, name, survive=survive, allow_degraded=allow_degraded, no_clobber=no_clobber, if_match=if_match,
-                meta=meta, dedup=dedup, reread=reread, chunk_bytes=chunk_bytes, mode=mode, mtime_ns=mtime_ns,
-                offline=offline, progress=progress,
-            )
-        )  # fmt: skip
-
-    def put_tree(self, sources: Sequence[Path], name: str | None = None, **options: Any) -> PutSummary:
-        """As ``holdfast.Vault.put_tree``, with its keywords."""
-        return self._do(self._vault.put_tree(sources, name, **options))
-
-    def get(
-        self,
-        name: str,
-        target: Path,
-        *,
-        version: int | None = None,
-        force: bool = False,
-        fresh: bool = False,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Entry:
-        """As ``holdfast.Vault.get``."""
-        return self._do(self._vault.get(name, target, version=version, force=force, fresh=fresh, progress=progress))
-
-    def stream(
-        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
-    ) -> Iterator[Buffer]:
-        """The bytes in order; close the iterator if you do not read it to its end."""
-        return self._pushed(self._vault.stream(name, start, stop, version=version, fresh=fresh))
-
-    def read(
-        self, name: str, start: int = 0, stop: int | None = None, *, version: int | None = None, fresh: bool = False
-    ) -> bytes:
-        """As ``holdfast.Vault.read``."""
-        return self._do(self._vault.read(name, start, stop, version=version, fresh=fresh))
-
-    def list(self, directory: str = "", *, recursive: bool = False, fresh: bool = False) -> Iterator[Entry]:
-        """The entries; as ``holdfast.Vault.list``."""
-        return self._pushed(self._vault.list(directory, recursive=recursive, fresh=fresh))
-
-    def stat(self, name: str, *, version: int | None = None, fresh: bool = False) -> Entry:
-        """As ``holdfast.Vault.stat``."""
-        return self._do(self._vault.stat(name, version=version, fresh=fresh))
-
-    def delete(
-        self, name: str, *, recursive: bool = False, if_match: Digest | None = None, offline: bool | None = None
-    ) -> int:
-        """As ``holdfast.Vault.delete``."""
-        return self._do(self._vault.delete(name, recursive=recursive, if_match=if_match, offline=offline))
-
-    def flush(self) -> Summary:
-        """As ``holdfast.Vault.flush``."""
-        return self._do(self._vault.flush())
-
-    def move(self, old: str, new: str, **options: Any) -> MoveSummary:
-        """As ``holdfast.Vault.move``, with its keywords."""
-        return self._do(self._vault.move(old, new, **options))
-
-    def restore(self, name: str, **options: Any) -> RestoreSummary:
-        """As ``holdfast.Vault.restore``, with its keywords."""
-        return self._do(self._vault.restore(name, **options))
-
-    def trash(self, directory: str = "", *, recursive: bool = False) -> Iterator[TrashEntry]:
-        """The deleted names; as ``holdfast.Vault.trash``."""
-        return self._pushed(self._vault.trash(directory, recursive=recursive))
-
-    def log(self, name: str) -> Sequence[Version]:
-        """As ``holdfast.Vault.log``."""
-        return self._do(self._vault.log(name))
-
-    def verify(self, names: Sequence[str] = (), **options: Any) -> VerifySummary:
-        """As ``holdfast.Vault.verify``, with its keywords; ``found`` and ``progress`` are called in another thread."""
-        return self._do(self._vault.verify(names, **options))
+    put = _takes_iterables(sdk.Vault.put)
+    put_tree = _waits(sdk.Vault.put_tree)
+    get = _waits(sdk.Vault.get)
+    stream = _iterates(sdk.Vault.stream)
+    read = _waits(sdk.Vault.read)
+    list = _iterates(sdk.Vault.list)
+    stat = _waits(sdk.Vault.stat)
+    delete = _waits(sdk.Vault.delete)
+    move = _waits(sdk.Vault.move)
+    restore = _waits(sdk.Vault.restore)
+    trash = _iterates(sdk.Vault.trash)
+    log = _waits(sdk.Vault.log)
+    verify = _waits(sdk.Vault.verify)
+    flush = _waits(sdk.Vault.flush)
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return _wait(self._loop, work)
