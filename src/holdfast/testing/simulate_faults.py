@@ -88,6 +88,7 @@ class Disks:
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError:
+            del self._rotten[node.name, digest]  # it was noticed and set aside
             return False
         if hashlib.sha256(data).digest() != bytes(digest):
             return False
@@ -103,7 +104,9 @@ class Disks:
         for pack in self.kept():
             good = len(self.copies(pack.digest))
             base = min(self._best.get(pack.digest, 0), pack.target)
-            if good + self._flipped[pack.digest] < base or not good:
+            # rot that nobody has noticed yet may have been counted on when a copy too many went
+            rotten = sum((node.name, pack.digest) in self._rotten for node in self._grid.nodes)
+            if good + max(self._flipped[pack.digest], rotten) < base or not good:
                 raise Broken(
                     f"pack {pack.digest} has {good} right copies on all disks; it had {base} and "
                     f"{self._flipped[pack.digest]} were made rotten"
