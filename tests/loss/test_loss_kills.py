@@ -74,6 +74,7 @@ def tell_kill(tmp_path: Path, at: int) -> int:
             assert killer.due.is_set(), "only a dead coordinator is a reason to fail"
         steps = killer.steps
         if not killer.due.is_set():
+            killer.at = 0  # it came too late
             killer.over.cancel()
             return
         await killer.over
