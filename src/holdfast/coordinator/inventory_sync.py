@@ -156,10 +156,13 @@ class InventorySync:
         self._changed = changed
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS_MAX)
+        self._began_empty: set[int] = set()  # nodes that were heard of before they held anything
         self._late: set[int] = set()  # nodes that are read for the first time, in this network or since a recovery
 
     def heard(self, node: Node) -> None:
         """After each heartbeat, in constant time: begins to read if something is new."""
+        if not node.sequence:
+            self._began_empty.add(node.number)
         if node.number in self._reading or not self._state.registry.answers(node):
             return
         belief = self._state.beliefs.of_node.get(node.number)
@@ -219,7 +222,7 @@ class InventorySync:
     async def _try(self, node: Node) -> None:
         try:
             async with self._readers:
-                if node.read_sequence == 0:
+                if node.read_sequence == 0 and node.number not in self._began_empty:
                     self._late.add(node.number)
                 await self._read(node)
         except HoldfastError as error:
