@@ -307,7 +307,7 @@ async def test_a_database_of_another_coordinator_is_refused(bare_hall: Hall, tmp
         await type(state).load(identity=bare_hall.identity(), database=state.database, **facts)
     pool = ThreadPool(1)
     empty = await Database.open(tmp_path / "empty.db", pool)
-    with pytest.raises(BadConfig, match="never initialised"):
+    with pytest.raises(BadConfig, match="no network in this database"):
         await type(state).load(identity=state.identity, database=empty, **facts)
     await empty.close()
     pool.close()

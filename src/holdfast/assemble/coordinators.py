@@ -21,7 +21,6 @@ from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.setup import CoordinatorMade
 from holdfast.errors import BadConfig
 from holdfast.metadata import queries_members
-from holdfast.metadata.database import Database
 from holdfast.wire.http import HttpClient, checked_url
 
 
@@ -33,9 +32,13 @@ async def init_coordinator(
     name: str | None = None,
     node_uses: int | None = None,
     again: bool = False,
+    database: str = "",
     machine: Machine = THIS_MACHINE,
 ) -> CoordinatorMade:
-    """Makes a coordinator in ``data``, and the invites to begin with. BadConfig if there is one, unless ``again``."""
+    """Makes a coordinator in ``data``, and the invites to begin with. BadConfig if there is one, unless ``again``.
+
+    ``database``: the URL of a PostgreSQL database that it is to use.
+    """
     pool = machine.pool(1, "database")
     try:
         return await setup.init_coordinator(
@@ -49,6 +52,7 @@ async def init_coordinator(
             survive=setup.SURVIVE_DEFAULT if survive is None else survive,
             node_uses=setup.NODE_USES if node_uses is None else node_uses,
             again=again,
+            database_url=database,
         )
     finally:
         pool.close()
@@ -74,7 +78,7 @@ async def make_coordinator(
         pool, database_pool = machine.pool(None, "coordinator"), machine.pool(1, "database")
         opened.callback(pool.close)
         opened.callback(database_pool.close)
-        database = await Database.open(setup.database_path(data), database_pool)
+        database = await setup.open_database(data, settings.database, database_pool)
         opened.push_async_callback(database.close)
         if survive is not None:
             await database.run(_set_survive, survive)
@@ -161,8 +165,9 @@ async def _means(data: Path, config: Config, machine: Machine) -> AsyncIterator[
         pool, database_pool = machine.pool(None, "recovery"), machine.pool(1, "database")
         opened.callback(pool.close)
         opened.callback(database_pool.close)
-        setup.make_database_file(data, machine.files)
-        database = await Database.open(setup.database_path(data), database_pool)
+        if not settings.database:
+            setup.make_database_file(data, machine.files)
+        database = await setup.open_database(data, settings.database, database_pool)
         opened.push_async_callback(database.close)
         http = HttpClient(identity=identity, network=machine.network, clock=machine.clock)
         opened.push_async_callback(http.close)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import click
 
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import VerbGroup
 from holdfast.cli.words import table
+
+_PASSWORD = re.compile(r"(?<=://)([^/@\s]*?):[^/\s]*@")
+
+
+def _shown(value: Any) -> Any:
+    """Without the password of a URL."""
+    return _PASSWORD.sub(r"\1:***@", value) if isinstance(value, str) else value
 
 
 @click.group("config", cls=VerbGroup)
@@ -31,7 +41,7 @@ def show(invocation: Invocation, origin: bool) -> None:
             {
                 "table": found.setting.table,
                 "name": found.setting.name,
-                "value": found.value,
+                "value": _shown(found.value),
                 "origin": found.origin,
                 "help": about[found.setting.table].get(found.setting.field, ""),
             }
@@ -46,7 +56,7 @@ def show(invocation: Invocation, origin: bool) -> None:
         if found.setting.table != heading:
             heading = found.setting.table
             lines.append([f"[{heading}]", "", ""])
-        line = f"{found.setting.name} = {found.setting.toml(found.value)}"
+        line = f"{found.setting.name} = {found.setting.toml(_shown(found.value))}"
         lines.append(
             [line, f"# {found.origin}" if origin else "", about[heading].get(found.setting.field, "") if origin else ""]
         )

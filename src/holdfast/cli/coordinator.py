@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +12,20 @@ import click
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.serving import listen_address, listening, serve, tls_context
 from holdfast.cli.verb import VerbGroup
+from holdfast.errors import BadConfig
 
 if TYPE_CHECKING:
     from holdfast.assemble import CoordinatorRebuilt
+    from holdfast.config import Config
     from holdfast.coordinator.backup import BackupFacts
     from holdfast.coordinator.recovery import Recovered
 
 COORDINATOR_PORT = 7430
+
+
+DATABASE = click.option(
+    "--database", metavar="URL", help="postgresql://USER@HOST/NAME, without password [default: SQLite in --data]."
+)
 
 
 @click.group("coordinator", cls=VerbGroup)
@@ -32,26 +40,34 @@ def command() -> None:
     "--survive", type=click.IntRange(0, 64), envvar="HOLDFAST_SURVIVE", help="How many machines may die [default: 4]."
 )
 @click.option("--name", help="What it is called [default: the host's name].")
+@DATABASE
 @current
-def init(invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None) -> None:
+def init(
+    invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None, database: str | None
+) -> None:
     """Make a coordinator in DIR and print the invites to begin with.
 
     The line for nodes is good for 10 machines and a day. The line for you makes your home's device the operator,
     who may invite others and change the policy.
     """
-    invocation.run(_init(invocation, data, advertise, survive, name))
+    invocation.run(_init(invocation, data, advertise, survive, name, database))
 
 
-async def _init(invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None) -> None:
+async def _init(
+    invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None, database: str | None
+) -> None:
     from holdfast import assemble
 
-    made = await assemble.init_coordinator(data, advertise=advertise, survive=survive, name=name)
+    made = await assemble.init_coordinator(
+        data, advertise=advertise, survive=survive, name=name, database=_database(invocation, database)
+    )
     if invocation.json:
         document = {"id": str(made.id), "name": made.name, "url": made.url, "data": str(data)}
         invocation.document({**document, "survive": made.survive, "invites": made.invites})
         return
     invocation.note(f"Coordinator {made.name} ({made.id.short}) is in {data}; survive {made.survive}. Now run it:\n")
-    invocation.note(f"  holdfast coordinator run --data {data} --listen 0.0.0.0:{COORDINATOR_PORT}\n")
+    more = f" --database {shlex.quote(database)}" if database else ""
+    invocation.note(f"  holdfast coordinator run --data {data} --listen 0.0.0.0:{COORDINATOR_PORT}{more}\n")
     invocation.note("On each machine that lends disk (10 machines, one day):\n")
     invocation.data(f"  holdfast node init --data DIR --join {made.invites['node']}\n")
     invocation.note("On your own machine (once, one day; it becomes the operator's):\n")
@@ -61,12 +77,14 @@ async def _init(invocation: Invocation, data: Path, advertise: str, survive: int
 @command.command("run")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Its directory.")
 @click.option("--survive", type=click.IntRange(0, 64), help="Change the policy before the start.")
+@DATABASE
 @listening
 @current
 def run(
     invocation: Invocation,
     data: Path,
     survive: int | None,
+    database: str | None,
     listen: tuple[str, int] | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -80,7 +98,7 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        config = invocation.config()
+        config = invocation.config({"database": database})
         server = await assemble.make_coordinator(data, config, listen=address, tls=tls, survive=survive)
         await serve(invocation, server, role="coordinator", metrics=metrics, with_parent=with_parent, public=address[0])
 
@@ -108,6 +126,8 @@ def backup(invocation: Invocation, data: Path, output: Path) -> None:
 async def _backup(invocation: Invocation, data: Path, output: Path) -> None:
     from holdfast import assemble
 
+    if _database(invocation, None):
+        raise BadConfig("this coordinator's database is a PostgreSQL: use pg_dump, and keep identity.key too")
     made = await assemble.backup_coordinator(data, output)
     if invocation.json:
         invocation.document({"file": str(output), **_facts(made)})
@@ -142,20 +162,22 @@ async def _restore(invocation: Invocation, file: Path, data: Path) -> None:
 @command.command("recover")
 @DATA
 @click.option("--nodes", metavar="URL,...", default="", help="Further addresses of nodes, if they have moved.")
+@DATABASE
 @FORCE
 @current
-def recover(invocation: Invocation, data: Path, nodes: str, force: bool) -> None:
+def recover(invocation: Invocation, data: Path, nodes: str, database: str | None, force: bool) -> None:
     """Bring an old copy of a coordinator up to date with its nodes, so that it may act again.
 
     The coordinator must be stopped and the nodes must run. Nothing is deleted; for a week nothing is let go of.
     """
-    invocation.run(_recover(invocation, data, nodes, force))
+    invocation.run(_recover(invocation, data, nodes, database, force))
 
 
-async def _recover(invocation: Invocation, data: Path, nodes: str, force: bool) -> None:
+async def _recover(invocation: Invocation, data: Path, nodes: str, database: str | None, force: bool) -> None:
     from holdfast import assemble
 
-    done = await assemble.recover_coordinator(data, invocation.config(), nodes=_urls(nodes), force=force)
+    config = invocation.config({"database": database})
+    done = await assemble.recover_coordinator(data, config, nodes=_urls(nodes), force=force)
     if invocation.json:
         invocation.document({"data": str(data), **_recovered(done)})
         return
@@ -170,26 +192,40 @@ async def _recover(invocation: Invocation, data: Path, nodes: str, force: bool) 
 @click.option("--nodes", metavar="URL,...", required=True, help="Addresses of nodes; the others are found by them.")
 @click.option("--advertise", metavar="URL", help="Where this coordinator is reached, if that has changed.")
 @click.option("--survive", type=click.IntRange(0, 64), help="The policy [default: as it was, or 4].")
+@DATABASE
 @FORCE
 @current
 def rebuild(
-    invocation: Invocation, data: Path, nodes: str, advertise: str | None, survive: int | None, force: bool
+    invocation: Invocation,
+    data: Path,
+    nodes: str,
+    advertise: str | None,
+    survive: int | None,
+    database: str | None,
+    force: bool,
 ) -> None:
     """Make a lost database again from what the nodes hold.
 
     DIR must hold the coordinator's identity.key, because nodes and devices believe no other. Names come back up to the
     last minute; what is newer, each vault's devices bring back from its packs by themselves.
     """
-    invocation.run(_rebuild(invocation, data, nodes, advertise, survive, force))
+    config = invocation.config({"database": database})
+    invocation.run(_rebuild(invocation, config, data, nodes, advertise, survive, force))
 
 
 async def _rebuild(
-    invocation: Invocation, data: Path, nodes: str, advertise: str | None, survive: int | None, force: bool
+    invocation: Invocation,
+    config: Config,
+    data: Path,
+    nodes: str,
+    advertise: str | None,
+    survive: int | None,
+    force: bool,
 ) -> None:
     from holdfast import assemble
 
     made = await assemble.rebuild_coordinator(
-        data, invocation.config(), nodes=_urls(nodes), advertise=advertise, survive=survive, force=force
+        data, config, nodes=_urls(nodes), advertise=advertise, survive=survive, force=force
     )
     if invocation.json:
         invocation.document(
@@ -204,6 +240,12 @@ async def _rebuild(
         return
     _say(invocation, made.recovered, data)
     _invites(invocation, made)
+
+
+def _database(invocation: Invocation, flag: str | None) -> str:
+    from holdfast.coordinator.settings import CoordinatorSettings
+
+    return invocation.config({"database": flag}).section(CoordinatorSettings).database
 
 
 def _urls(text: str) -> list[str]:

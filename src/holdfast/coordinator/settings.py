@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DAY_S = 24 * 3600.0
 
@@ -11,6 +11,7 @@ DAY_S = 24 * 3600.0
 class CoordinatorSettings:
     """The policy itself (``survive``) is not here: it is kept in the database and changed by ``holdfast policy``."""
 
+    database: str = field(default="", repr=False)  # a PostgreSQL's URL; without it, SQLite in its directory
     heartbeat_interval: float = 30.0
     offline_after: int = 3  # missed heartbeats until a node is down
     out_after: float = 4 * 3600.0

@@ -50,6 +50,11 @@ def make_database_file(directory: Path, files: Files) -> None:
         files.close(files.create(database_path(directory)))
 
 
+async def open_database(directory: Path, url: str, pool: Pool) -> Database:
+    """The PostgreSQL at ``url``, else SQLite in ``directory``; see ``Database``."""
+    return await (Database.connect(url, pool) if url else Database.open(database_path(directory), pool))
+
+
 def lock(directory: Path, files: Files) -> AbstractContextManager[None]:
     """Holds the directory for one process; BadConfig if another has it or there is none."""
     if files.size(directory / KEY_FILE) is None:
@@ -91,8 +96,11 @@ async def init_coordinator(
     survive: int = SURVIVE_DEFAULT,
     node_uses: int = NODE_USES,
     again: bool = False,
+    database_url: str = "",
 ) -> CoordinatorMade:
     """Makes key and database in ``directory``, and the invites to begin with, good for a day.
+
+    ``database_url``: the PostgreSQL that is to be the database, which must be empty or hold this coordinator's already.
 
     The coordinator's own key may do what an operator may; so may the device that joins with the ``operator`` line.
     ``again``: a coordinator that is there already is left as it is and only gets fresh invites, instead of BadConfig.
@@ -102,11 +110,13 @@ async def init_coordinator(
     if not urls:
         raise BadConfig("a coordinator needs an address at which it is reached: --advertise http://HOST:PORT")
     try:
-        identity = await pool.run(_make_identity, directory, files, randomness)
+        identity = await pool.run(_make_identity, directory, files, randomness, not database_url)
         with files.lock(directory / LOCK_FILE):
-            database = await Database.open(database_path(directory), pool)
+            database = await open_database(directory, database_url, pool)
             try:
                 facts = await database.run(queries_members.network_facts)
+                if facts is not None and facts.coordinator != identity.id:
+                    raise BadConfig("this database belongs to another coordinator: name another one")
                 if facts is not None and not again:
                     raise BadConfig(f"{directory} holds a coordinator already; run it, or name another directory")
                 if facts is None:
@@ -133,11 +143,12 @@ async def first_invites(
     }
 
 
-def _make_identity(directory: Path, files: Files, randomness: Randomness) -> Identity:
+def _make_identity(directory: Path, files: Files, randomness: Randomness, database: bool) -> Identity:
     files.make_directory(directory)
     if files.size(directory / KEY_FILE) is None:
         write_file(files, directory / KEY_FILE, randomness.bytes(SEED_BYTES).hex().encode() + b"\n", replace=False)
-    make_database_file(directory, files)
+    if database:
+        make_database_file(directory, files)
     return load_identity(directory, files)
 
 

@@ -100,9 +100,11 @@ class State:
         """BadConfig if the database was never initialised or belongs to another coordinator."""
         facts = await database.run(queries_members.network_facts)
         if facts is None:
-            raise BadConfig("this coordinator was never initialised: holdfast coordinator init")
+            raise BadConfig(
+                "there is no network in this database: name its own (--database), or: holdfast coordinator init"
+            )
         if facts.coordinator != identity.id:
-            raise BadConfig("coordinator.db belongs to another coordinator than identity.key")
+            raise BadConfig("the database belongs to another coordinator than identity.key")
         slow_clock = SlowClock(facts.slow_elapsed, facts.slow_wall)
         slow_clock.start(clock)
         state = cls(

@@ -1,34 +1,51 @@
 """Opens the coordinator's database, brings its schema up to date and runs transactions, one at a time.
 
-All work happens in the pool that is given. For SQLite it has one thread, which also orders the transactions.
+All work happens in the pool that is given. It has one thread, which also orders the transactions.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from holdfast.errors import BadConfig, Conflict, HoldfastError, NoSpace, StorePoisoned
+from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import OsFiles
-from holdfast.metadata.dialects import is_disk_failure, is_full, sqlite_engine
+from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine
+from holdfast.metadata.postgresql import TOO_LATE, AnswerLost, Session
 from holdfast.pool import Pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SETTLE_WAIT_S = 0.5
+SETTLE_TRIES = 60
+
+
+class Below(Protocol):
+    """One connection; used by one thread."""
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """``work(connection)``, committed and synced when this returns, or undone when it raises."""
+        ...
+
+    def close(self) -> None:
+        """May be called twice."""
+        ...
+
 
 class Database:
     """A database with the newest schema. ``run`` may be called at any time from the event loop."""
 
-    def __init__(self, engine: Engine, pool: Pool) -> None:
+    def __init__(self, below: Below, pool: Pool) -> None:
         self.poisoned: str | None = None
-        """Why nothing is read or written any more: a disk that failed is not asked again in this run."""
-        self._engine = engine
+        """Why nothing is read or written any more: a database that failed is not asked again in this run."""
+        self._below = below
         self._pool = pool
 
     @classmethod
@@ -37,58 +54,125 @@ class Database:
 
         ``pool`` must have exactly one worker and serves nothing else; ``close`` does not close it.
         """
-        assert pool.workers == 1, "SQLite has one connection, which belongs to one thread"
+        assert pool.workers == 1, "there is one connection, which belongs to one thread"
         return cls(await pool.run(_open, path), pool)
+
+    @classmethod
+    async def connect(cls, url: str, pool: Pool) -> Database:
+        """The PostgreSQL database at ``url``, which must exist and is this coordinator's alone; ``pool`` as above.
+
+        BadConfig if it cannot be used or another coordinator has it, Unavailable if nobody answers there.
+        """
+        assert pool.workers == 1, "there is one connection, which belongs to one thread"
+        return cls(await pool.run(_connect, url), pool)
 
     async def run(self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(connection, ...)`` in one transaction: committed and synced when this returns, or undone.
 
-        NoSpace when the disk is full, StorePoisoned once it has failed.
+        ``function`` may be run again when the transaction was undone, so it changes nothing else. NoSpace when the
+        disk is full, Unavailable when the server is away, StorePoisoned once the database has failed.
         """
-        return await self._pool.run(self._transaction, function, args, kwargs)
+        try:
+            return await self._pool.run(self._checked, lambda: self._transaction(function, args, kwargs))
+        except AnswerLost as lost:
+            if not await self._settled(lost):
+                raise Unavailable("the coordinator's database was away, and undid a change; try again") from lost
+            result: T = lost.result
+            return result
+
+    async def _settled(self, lost: AnswerLost) -> bool:
+        """Was it committed? Asked until the server is back, because what is known here must follow what is there."""
+        settled = False
+        try:
+            for _ in range(SETTLE_TRIES):
+                with contextlib.suppress(Unavailable):
+                    committed = await self._pool.run(self._checked, lost.settle)
+                    settled = True
+                    return committed
+                if self.poisoned is not None:
+                    raise StorePoisoned(self.poisoned)
+                await asyncio.sleep(SETTLE_WAIT_S)
+            raise Unavailable("the coordinator's database is away, and a change may have been made; try again")
+        finally:
+            if not settled:
+                lost.abandoned = True
+                if lost.committed:  # found by another's transaction, in the moment before
+                    self.poisoned = self.poisoned or TOO_LATE
 
     def _transaction(self, function: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]) -> T:
+        return self._below.transaction(lambda connection: function(connection, *args, **kwargs))
+
+    def _checked(self, function: Callable[[], T]) -> T:
+        """``function()`` with the errors of this project."""
         if self.poisoned is not None:
             raise StorePoisoned(self.poisoned)
         try:
-            with self._engine.begin() as connection:
-                return function(connection, *args, **kwargs)
+            return function()
+        except StorePoisoned as error:
+            self.poisoned = error.detail
+            raise
         except IntegrityError as error:
             raise Conflict("two changes met in the database; try again") from error
+        except DataError as error:
+            raise BadRequest("the coordinator's database cannot hold such a value") from error
         except DBAPIError as error:
             if is_full(error):
                 raise NoSpace("the disk of the coordinator's database is full") from error
             if is_disk_failure(error):
                 self.poisoned = f"the disk of the coordinator's database failed ({error.orig}): look at it and restart"
                 raise StorePoisoned(self.poisoned) from error
+            if is_lost(error) or is_busy(error) or is_collision(error):
+                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
             raise HoldfastError(f"the coordinator's database failed: {error.orig}") from error
         except SQLAlchemyError as error:
             raise HoldfastError("the coordinator's database does not understand a query") from error
 
     async def close(self) -> None:
         """Closes the connection. May be called twice."""
-        await self._pool.run(self._engine.dispose)
+        await self._pool.run(self._below.close)
 
 
-def _open(path: Path) -> Engine:
+class _Sqlite:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _open(path: Path) -> Below:
     files = OsFiles()  # SQLite goes past the seam of files, and so does this
     if files.size(path) is None and path.parent.is_dir():
         with contextlib.suppress(FileExistsError):
             files.close(files.create(path))  # made here so that its mode is 0600, which its journal then has too
     engine = sqlite_engine(path)
     try:
-        migrate(engine)
+        with engine.begin() as connection:
+            migrate(connection)
     except SQLAlchemyError as error:
         engine.dispose()
         raise BadConfig(f"{path} cannot be used as the coordinator's database: {error}") from error
     except BadConfig:
         engine.dispose()
         raise
-    return engine
+    return _Sqlite(engine)
 
 
-def migrate(engine: Engine) -> None:
-    """Brings the schema forward to the newest, in one transaction; never back.
+def _connect(url: str) -> Below:
+    try:
+        return Session.open(url, migrate)
+    except DBAPIError as error:
+        if is_lost(error):
+            raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
+        raise BadConfig(f"the PostgreSQL cannot be used as the coordinator's database: {error.orig}") from error
+
+
+def migrate(connection: Connection) -> None:
+    """Brings the schema forward to the newest, in the transaction that has begun; never back.
 
     BadConfig if the database was written by a newer holdfast.
     """
@@ -98,9 +182,8 @@ def migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", "holdfast.metadata:migrations")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, "head")
-        except CommandError as error:
-            raise BadConfig("this database was written by a newer holdfast: upgrade the coordinator") from error
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise BadConfig("this database was written by a newer holdfast: upgrade the coordinator") from error

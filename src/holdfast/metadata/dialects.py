@@ -7,10 +7,12 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.pool import NullPool, StaticPool
+
+from holdfast.errors import BadConfig
 
 IN_LIST_MAX = 1000
 """Values in one IN list: far below every database's limit, and few statement shapes to cache."""
@@ -37,14 +39,70 @@ def sqlite_engine(path: Path) -> Engine:
     return engine
 
 
+def postgresql_engine(url: str) -> Engine:
+    """Connects to the PostgreSQL at ``url`` whenever it is asked to, and keeps nothing: ``Session`` keeps connections.
+
+    A server that vanished is noticed within half a minute. BadConfig for another URL, or without the driver.
+    """
+    try:
+        parts = make_url(url)
+    except ArgumentError as error:
+        raise BadConfig("database is no URL; write it like postgresql://USER@HOST/NAME") from error
+    if parts.drivername not in ("postgresql", "postgres"):
+        raise BadConfig(
+            "database is a PostgreSQL's URL, like postgresql://USER@HOST/NAME; without it, SQLite in --data is used"
+        )
+    given = {name: value for name, value in _CONNECTING.items() if name not in parts.query}
+    try:
+        return create_engine(parts.set(drivername="postgresql+psycopg"), poolclass=NullPool, connect_args=given)
+    except ImportError as error:
+        raise BadConfig("PostgreSQL needs its driver: pip install 'holdfast[postgresql]'") from error
+
+
+_CONNECTING = {
+    "application_name": "holdfast", "connect_timeout": "5", "keepalives_idle": "10", "keepalives_interval": "5",
+    "keepalives_count": "3", "tcp_user_timeout": "20000",
+}  # fmt: skip
+
+
 def is_full(error: DBAPIError) -> bool:
     """Did the database refuse for want of space? What was there is intact."""
-    return _sqlite_code(error) == sqlite3.SQLITE_FULL
+    return _sqlite_code(error) == sqlite3.SQLITE_FULL or _sqlstate(error) == "53100"
 
 
 def is_disk_failure(error: DBAPIError) -> bool:
-    """Did a read, write or sync of the disk fail? After a failed sync nobody knows what is on it."""
-    return _sqlite_code(error) == sqlite3.SQLITE_IOERR
+    """Did a read, write or sync of the disk fail, or was what it read damaged? Nobody knows then what is on it."""
+    return _sqlite_code(error) == sqlite3.SQLITE_IOERR or _sqlstate(error) in ("58030", "XX001", "XX002")
+
+
+def is_lost(error: DBAPIError) -> bool:
+    """Is the connection gone, so that the answer to what was sent last will never come?"""
+    state = _sqlstate(error)
+    return error.connection_invalidated or state[:2] == "08" or state in ("57P01", "57P02", "57P03", "57P05", "25P03")
+
+
+def is_answer(error: DBAPIError) -> bool:
+    """Did the server itself say so, as its last word about what was sent?"""
+    return bool(_sqlstate(error)) and not is_lost(error)
+
+
+def is_busy(error: DBAPIError) -> bool:
+    """Is the server short of memory or connections? Later it may not be."""
+    return _sqlstate(error)[:2] == "53"
+
+
+def is_collision(error: DBAPIError) -> bool:
+    """Was the transaction undone because of another one? It may be run again at once."""
+    return _sqlstate(error) in ("40001", "40P01")
+
+
+def is_lock_timeout(error: DBAPIError) -> bool:
+    """Has somebody else a lock that was waited for?"""
+    return _sqlstate(error) == "55P03"
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _sqlite_code(error: DBAPIError) -> int | None:

@@ -1,0 +1,202 @@
+"""The one connection to a PostgreSQL: it can be lost, and then the next one first finds out what has become of all.
+
+A session holds the advisory lock of the database, so no two coordinators ever work on one. What a coordinator keeps in
+memory must follow the database. So every transaction that writes also writes the row of ``meta``, as every opening
+does, and a new connection goes on only if that row is the very version that was left there: it shows whether a commit
+was made whose answer was lost, whether somebody else was here, and whether an old copy took the database's place.
+(Asking for the status of the lost transaction's number would not do: after a crash the number may be another's.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from holdfast.errors import BadConfig, StorePoisoned, Unavailable
+from holdfast.metadata.dialects import is_answer, is_collision, is_lock_timeout, is_lost, postgresql_engine
+
+T = TypeVar("T")
+
+LOCK_KEY = int.from_bytes(b"holdfast", "big")
+LOCK_WAIT_S = 5  # a session whose process has died ends within this time
+SERVER_VERSION_MIN = 130000
+TRIES_MAX = 4
+TOO_LATE = "a change was made whose answer came too late: restart the coordinator, which then knows of it"
+
+_SETTINGS = text(
+    "SELECT current_setting('server_version_num')::int, current_setting('fsync'), "
+    "current_setting('synchronous_commit'), pg_is_in_recovery()"
+)
+_END_SESSION = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND backend_start = :start"
+)
+_SESSION = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+_LOCK_WAIT = text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")
+_LOCK = text("SELECT pg_advisory_lock(:key)")
+_VERSION = text("SELECT xmin::text FROM meta")
+_OPENED = text("UPDATE meta SET epoch = epoch RETURNING xmin::text")
+_WRITTEN = text("UPDATE meta SET epoch = epoch WHERE pg_current_xact_id_if_assigned() IS NOT NULL RETURNING xmin::text")
+
+
+class AnswerLost(Exception):
+    """A commit was sent and its answer was lost. ``result`` is that of the work, if it was committed."""
+
+    def __init__(self, session: Session, version: str, result: Any) -> None:
+        super().__init__("the answer to a commit was lost")
+        self.version = version
+        self.result = result
+        self.committed: bool | None = None
+        self.abandoned = False
+        """Nobody waits to hear it any more."""
+        self._session = session
+
+    def settle(self) -> bool:
+        """Was it committed? Unavailable as long as the server is away. Blocks."""
+        self._session.check()
+        assert self.committed is not None, "a new connection finds it out"
+        return self.committed
+
+
+class Session:
+    """Used by one thread."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = postgresql_engine(url)
+        self._connection: Connection | None = None
+        self._backend: Any = None  # pid and start of the server's process for the last connection
+        self._opened = False
+        self._version: str | None = None  # of the row of meta, None when there is none
+        self._lost: AnswerLost | None = None
+
+    @classmethod
+    def open(cls, url: str, migrate: Callable[[Connection], None]) -> Session:
+        """BadConfig if it cannot be used or another coordinator has it, Unavailable if nobody answers; DBAPIError."""
+        session = cls(url)
+        try:
+            connection = session._connect()
+            with connection.begin():
+                migrate(connection)
+            with connection.begin():
+                version = connection.execute(_OPENED).scalar_one_or_none()
+        except BaseException:
+            session.close()
+            raise
+        session._version, session._opened = version, True
+        return session
+
+    def transaction(self, work: Callable[[Connection], T]) -> T:
+        """See ``Below``. Run again if it was undone; AnswerLost if nobody knows yet whether it was committed."""
+        for left in reversed(range(TRIES_MAX)):
+            connection = self.check()
+            try:
+                return self._once(connection, work)
+            except DBAPIError as error:
+                gone = is_lost(error) or connection.invalidated
+                if gone:
+                    self._drop()
+                if left == 0 or not (gone or is_collision(error)):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def check(self) -> Connection:
+        """The connection; a new one if it was lost. Unavailable, StorePoisoned."""
+        if self._connection is not None and not self._connection.invalidated:
+            return self._connection
+        self._drop()
+        try:
+            return self._connect()
+        except BadConfig as error:
+            raise StorePoisoned(error.detail) from error
+
+    def close(self) -> None:
+        """May be called twice."""
+        self._drop()
+        self._engine.dispose()
+
+    def _once(self, connection: Connection, work: Callable[[Connection], T]) -> T:
+        transaction = connection.begin()
+        try:
+            result = work(connection)
+            version = connection.execute(_WRITTEN).scalar_one_or_none()
+        except BaseException:
+            with contextlib.suppress(DBAPIError):  # it is undone by the server, too, when the connection is gone
+                transaction.rollback()
+            raise
+        try:
+            transaction.commit()
+        except DBAPIError as error:
+            if is_answer(error):
+                raise
+            self._drop()
+            if version is None:  # nothing was written, or there is no network yet
+                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
+            self._lost = AnswerLost(self, version, result)
+            raise self._lost from error
+        self._version = version or self._version
+        return result
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DBAPIError):
+                connection.invalidate()
+            with contextlib.suppress(DBAPIError):
+                connection.close()
+
+    def _connect(self) -> Connection:
+        try:
+            connection = self._connection = self._engine.connect()
+        except DBAPIError as error:
+            raise Unavailable(f"the coordinator's database cannot be reached: {error.orig}") from error
+        try:
+            with connection.begin():
+                self._take(connection)
+                if self._opened:
+                    self._compare(connection)
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, DBAPIError) and is_lost(error):
+                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
+            raise
+        return connection
+
+    def _take(self, connection: Connection) -> None:
+        """Makes the database this session's alone."""
+        version, fsync, synchronous, standby = connection.execute(_SETTINGS).one()
+        if version < SERVER_VERSION_MIN:
+            raise BadConfig(f"PostgreSQL {SERVER_VERSION_MIN // 10000} or newer is needed")
+        if fsync != "on" or synchronous == "off":
+            raise BadConfig(
+                f"the PostgreSQL loses what it acknowledged (fsync {fsync}, synchronous_commit {synchronous}): "
+                "set both to on in postgresql.conf, and see that no ALTER ROLE or ALTER DATABASE sets them otherwise"
+            )
+        if standby:
+            raise Unavailable("the PostgreSQL is a standby, which takes no changes: name its primary")
+        if self._backend is not None:  # its process may still wait for a client that has lost it
+            connection.execute(_END_SESSION, {"pid": self._backend.pid, "start": self._backend.backend_start})
+        connection.execute(_LOCK_WAIT)
+        try:
+            connection.execute(_LOCK, {"key": LOCK_KEY})
+        except DBAPIError as error:
+            if not is_lock_timeout(error):
+                raise
+            raise BadConfig("another coordinator works on this database: stop it, or use another one") from error
+        self._backend = connection.execute(_SESSION).one()
+
+    def _compare(self, connection: Connection) -> None:
+        """Does the database stand where it was left? StorePoisoned if not."""
+        found, lost = connection.execute(_VERSION).scalar_one_or_none(), self._lost
+        if lost is not None:
+            lost.committed = found == lost.version
+        if found not in (self._version, lost and lost.version):
+            raise StorePoisoned(
+                "the database is not as this coordinator left it: another coordinator has worked on it, or an old copy "
+                "was put in its place; see that only one runs, and start it again"
+            )
+        if lost is not None and lost.committed and lost.abandoned:
+            raise StorePoisoned(TOO_LATE)
+        self._version, self._lost = found, None
