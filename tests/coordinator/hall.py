@@ -22,7 +22,7 @@ from holdfast.codec.refs import NONCE_BYTES, SEALED_STEP_BYTES, etag, keep_list,
 from holdfast.codec.sealer import SEAL_OVERHEAD
 from holdfast.coordinator.app import Coordinator
 from holdfast.coordinator.settings import CoordinatorSettings
-from holdfast.coordinator.setup import CoordinatorMade, database_path, init_coordinator, load_identity
+from holdfast.coordinator.setup import CoordinatorMade, init_coordinator, load_identity, open_database
 from holdfast.files import OsFiles
 from holdfast.metadata.database import Database
 from holdfast.pool import InlinePool, ThreadPool
@@ -240,8 +240,9 @@ class Device(Member):
 class Hall:
     """One network for one test."""
 
-    def __init__(self, directory: Path, settings: CoordinatorSettings | None = None) -> None:
+    def __init__(self, directory: Path, settings: CoordinatorSettings | None = None, *, database_url: str = "") -> None:
         self.directory = directory
+        self.database_url = database_url
         self.settings = settings or CoordinatorSettings()
         self.clock = SkippingClock()
         self.randomness = SeededRandomness(7)
@@ -265,6 +266,7 @@ class Hall:
         self.made = await init_coordinator(
             self.directory, name="hall", advertise=["http://127.0.0.1:7430"], files=OsFiles(), clock=self.clock,
             randomness=self.randomness, pool=self._pool, survive=survive, node_uses=max(nodes, 1) + 10,
+            database_url=self.database_url,
         )  # fmt: skip
         await self.start()
         for number in range(nodes):
@@ -283,7 +285,7 @@ class Hall:
 
     async def start(self) -> None:
         identity = load_identity(self.directory, OsFiles())
-        self._database = await Database.open(database_path(self.directory), self._pool)
+        self._database = await open_database(self.directory, self.database_url, self._pool)
         self._http = HttpClient(identity=identity, network=self.network, clock=self.clock)
         self.coordinator = await Coordinator.open(
             identity=identity, database=self._database, http=self._http, network=self.network, settings=self.settings,

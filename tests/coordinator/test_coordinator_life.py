@@ -39,7 +39,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
-        self.engine: Engine = sqlite_engine(self.directory / "life.db")
+        self.engine = self.made_engine()
         with self.engine.begin() as connection:
             tables.metadata.create_all(connection)  # quicker than the migrations, and the same: see tests/metadata
         with self.engine.begin() as connection:
@@ -70,6 +70,9 @@ class Life(RuleBasedStateMachine):
         self.history: list[tuple[bytes, bytes, frozenset[int], float]] = []  # tag, etag, packs, until
         self.state: dict[int, str] = {}
         self.leases: dict[int, int] = {}
+
+    def made_engine(self) -> Engine:
+        return sqlite_engine(self.directory / "life.db")
 
     def teardown(self) -> None:
         self.engine.dispose()

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +82,24 @@ def running() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(directory)
+
+
+def cut_commit(server: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
+    """The next commit of a change meets a server that dies ``before`` it arrives, or after it was done."""
+    import psycopg
+
+    real = psycopg.Connection.commit
+
+    def commit(connection: psycopg.Connection[Any]) -> None:
+        writing = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
+        if writing == (None,):
+            return real(connection)
+        monkeypatch.setattr(psycopg.Connection, "commit", real)
+        if before:
+            server.restart()
+        real(connection)
+        server.restart()
+        connection.close()
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit)

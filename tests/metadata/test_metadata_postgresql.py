@@ -11,7 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
-from tests.metadata.postgres_server import PostgresServer, running
+from tests.metadata.postgres_server import PostgresServer, cut_commit, running
 from tests.metadata.test_metadata_database import FACTS
 
 from holdfast.errors import BadConfig, Conflict, NoSpace, StorePoisoned, Unavailable
@@ -65,24 +65,6 @@ def session_of(database: Database) -> Session:
     session = database._below
     assert isinstance(session, Session)
     return session
-
-
-def cut_commit(server: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
-    """The next commit meets a server that dies ``before`` it arrives, or after it was done; it is back at once."""
-    import psycopg
-
-    real = psycopg.Connection.commit
-
-    def commit(connection: psycopg.Connection[Any]) -> None:
-        monkeypatch.setattr(psycopg.Connection, "commit", real)
-        if before:
-            server.restart()
-        real(connection)
-        server.restart()
-        connection.close()
-        raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-    monkeypatch.setattr(psycopg.Connection, "commit", commit)
 
 
 async def test_the_migrations_make_exactly_the_tables_there_too(url: str, pool: ThreadPool) -> None:
@@ -284,6 +266,24 @@ async def test_nobody_there_is_unavailable_and_no_right_is_bad_configuration(
     server.sql("CREATE ROLE guest LOGIN")
     with pytest.raises(BadConfig, match="permission denied"):
         await Database.connect(url.replace("holdfast@", "guest@"), pool)
+
+
+async def test_reading_needs_no_answer_to_its_commit(
+    server: PostgresServer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    real = psycopg.Connection.commit
+
+    def commit(connection: psycopg.Connection[Any]) -> None:
+        monkeypatch.setattr(psycopg.Connection, "commit", real)
+        server.restart()
+        real(connection)
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit)
+    assert await database.run(vaults) == []
+    await database.run(add, 1)
+    assert await database.run(vaults) == [1]
 
 
 async def test_errors_of_postgresql_say_what_they_are(database: Database) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import OsFiles
-from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine
+from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine, words
 from holdfast.metadata.postgresql import TOO_LATE, AnswerLost, Session
 from holdfast.pool import Pool
 
@@ -119,11 +119,13 @@ class Database:
             if is_full(error):
                 raise NoSpace("the disk of the coordinator's database is full") from error
             if is_disk_failure(error):
-                self.poisoned = f"the disk of the coordinator's database failed ({error.orig}): look at it and restart"
+                self.poisoned = (
+                    f"the disk of the coordinator's database failed ({words(error)}): look at it and restart"
+                )
                 raise StorePoisoned(self.poisoned) from error
             if is_lost(error) or is_busy(error) or is_collision(error):
-                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
-            raise HoldfastError(f"the coordinator's database failed: {error.orig}") from error
+                raise Unavailable(f"the coordinator's database is away: {words(error)}") from error
+            raise HoldfastError(f"the coordinator's database failed: {words(error)}") from error
         except SQLAlchemyError as error:
             raise HoldfastError("the coordinator's database does not understand a query") from error
 
@@ -167,8 +169,8 @@ def _connect(url: str) -> Below:
         return Session.open(url, migrate)
     except DBAPIError as error:
         if is_lost(error):
-            raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
-        raise BadConfig(f"the PostgreSQL cannot be used as the coordinator's database: {error.orig}") from error
+            raise Unavailable(f"the coordinator's database is away: {words(error)}") from error
+        raise BadConfig(f"the PostgreSQL cannot be used as the coordinator's database: {words(error)}") from error
 
 
 def migrate(connection: Connection) -> None:

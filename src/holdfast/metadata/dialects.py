@@ -65,6 +65,11 @@ _CONNECTING = {
 }  # fmt: skip
 
 
+def words(error: DBAPIError) -> str:
+    """What the database said, in one line."""
+    return " ".join(str(error.orig).split())
+
+
 def is_full(error: DBAPIError) -> bool:
     """Did the database refuse for want of space? What was there is intact."""
     return _sqlite_code(error) == sqlite3.SQLITE_FULL or _sqlstate(error) == "53100"

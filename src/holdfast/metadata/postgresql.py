@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from holdfast.errors import BadConfig, StorePoisoned, Unavailable
-from holdfast.metadata.dialects import is_answer, is_collision, is_lock_timeout, is_lost, postgresql_engine
+from holdfast.metadata.dialects import is_answer, is_collision, is_lock_timeout, is_lost, postgresql_engine, words
 
 T = TypeVar("T")
 
@@ -132,8 +132,10 @@ class Session:
             if is_answer(error):
                 raise
             self._drop()
-            if version is None:  # nothing was written, or there is no network yet
-                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
+            if version is None and self._version is not None:  # nothing was written
+                return result
+            if version is None:  # nor is there a network yet
+                raise
             self._lost = AnswerLost(self, version, result)
             raise self._lost from error
         self._version = version or self._version
@@ -151,7 +153,7 @@ class Session:
         try:
             connection = self._connection = self._engine.connect()
         except DBAPIError as error:
-            raise Unavailable(f"the coordinator's database cannot be reached: {error.orig}") from error
+            raise Unavailable(f"the coordinator's database cannot be reached: {words(error)}") from error
         try:
             with connection.begin():
                 self._take(connection)
@@ -160,7 +162,7 @@ class Session:
         except BaseException as error:
             self._drop()
             if isinstance(error, DBAPIError) and is_lost(error):
-                raise Unavailable(f"the coordinator's database is away: {error.orig}") from error
+                raise Unavailable(f"the coordinator's database is away: {words(error)}") from error
             raise
         return connection
 

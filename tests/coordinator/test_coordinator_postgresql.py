@@ -1,0 +1,102 @@
+"""A coordinator whose PostgreSQL dies under it: at each statement of a commit, and before and after its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from sqlalchemy import Engine, event, func, select
+from sqlalchemy.pool import StaticPool
+from tests.coordinator.hall import Hall, Written, digest_of
+from tests.coordinator.test_coordinator_life import Life
+from tests.metadata.postgres_server import PostgresServer, cut_commit
+
+from holdfast.errors import StorePoisoned, Unavailable
+from holdfast.metadata import queries_members, tables
+from holdfast.metadata.dialects import postgresql_engine
+from holdfast.metadata.postgresql import Session
+
+pytestmark = pytest.mark.rig
+
+
+@pytest.fixture
+def database_url(postgres: PostgresServer) -> str:
+    return postgres.fresh()
+
+
+async def commit(hall: Hall, name: str) -> Written:
+    """Tried as clients do, with the very same bytes, until it is told that it was done."""
+    written = hall.owner.write(name, [digest_of(name)])
+    packs = [hall.pack(name)]
+    for _ in range(20):
+        try:
+            assert await hall.owner.states([written], packs=packs) == [["committed"]]
+        except StorePoisoned:
+            raise
+        except Unavailable:
+            continue
+        return written
+    raise AssertionError("twenty tries were not enough")
+
+
+async def whole(hall: Hall, names: list[str]) -> None:
+    """Each name is there once, in its first version, and memory says what the database says."""
+    for name in names:
+        assert (await hall.owner.ref(name)).record
+    assert await hall.run(lambda c: c.execute(select(func.count()).select_from(tables.refs)).scalar_one()) == len(names)
+    assert await hall.run(lambda c: c.execute(select(func.max(tables.refs.c.version))).scalar_one()) == 1
+    assert await hall.run(lambda c: c.execute(select(func.count()).select_from(tables.ref_history)).scalar_one()) == 0
+    facts = await hall.run(queries_members.network_facts)
+    assert hall.coordinator.state.position.commit == facts.commit_number == len(names)
+
+
+async def test_a_server_that_dies_at_each_statement_of_a_commit_loses_and_doubles_nothing(
+    hall: Hall, postgres: PostgresServer
+) -> None:
+    session = hall.coordinator.state.database._below
+    assert isinstance(session, Session)
+    left = -1
+
+    def statement(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            postgres.restart()
+
+    event.listen(session._engine, "before_cursor_execute", statement)
+    names: list[str] = []
+    while left < 0:  # until a commit has fewer statements than that
+        left = len(names)
+        names.append(f"name-{len(names)}")
+        await commit(hall, names[-1])
+    event.remove(session._engine, "before_cursor_execute", statement)
+    assert len(names) > 10, "a commit has more statements than this"
+    await whole(hall, names)
+    await hall.restart()
+    await whole(hall, names)
+
+
+async def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_doubled(
+    hall: Hall, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+    for before in (True, False, True, False):
+        cut_commit(postgres, monkeypatch, before=before)
+        names.append(f"name-{len(names)}")
+        await commit(hall, names[-1])
+        await whole(hall, names)
+    await hall.restart()
+    await whole(hall, names)
+
+
+def test_packs_and_refs_live_as_the_twin_says_there_too(postgres: PostgresServer) -> None:
+    class LifeOnPostgresql(Life):
+        def made_engine(self) -> Engine:
+            engine = postgresql_engine(postgres.fresh())
+            engine.pool = StaticPool(engine.pool._creator)
+            return engine
+
+    few = settings(max_examples=10, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(LifeOnPostgresql, settings=few)
