@@ -164,6 +164,17 @@ async def test_a_commit_whose_answer_was_lost_is_told_as_it_was(
     assert facts.commit_number == (1 if before else 2)
 
 
+async def test_a_commit_of_anything_whose_answer_was_lost_is_told_as_it_was(
+    server: PostgresServer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_commit(server, monkeypatch, before=True)
+    with pytest.raises(Unavailable, match="undid"):
+        await database.run(queries_members.add_vault, b"v" * 32, None)
+    assert await database.run(queries_members.all_vaults) == []
+    cut_commit(server, monkeypatch, before=False)
+    assert await database.run(queries_members.add_vault, b"v" * 32, None) == 1
+
+
 async def test_a_commit_that_is_found_made_after_its_answer_was_given_up_stops_the_coordinator(
     server: PostgresServer, url: str, database: Database, monkeypatch: pytest.MonkeyPatch, pool: ThreadPool
 ) -> None:

@@ -102,10 +102,11 @@ class Case(NamedTuple):
 def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> list[Case] | str:
     """Tests of one file in a copy, with its ``src`` before everything that is installed; what went wrong as text."""
     report = copy / "report.xml"
+    rigs = "pytestmark = pytest.mark.rig" in (copy / tests[0].partition("::")[0]).read_text(encoding="utf-8")
     command = [
         sys.executable, "-m", "pytest", *tests, *["-x"][: int(stop_at_first)], "-q", "--no-header", "--tb=short",
         "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--junitxml={report}", f"--rootdir={copy}",
-        f"--basetemp={copy / 'tmp'}",
+        f"--basetemp={copy / 'tmp'}", *["-m", "rig"][: 2 * rigs],
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONHASHSEED": "0"}
     with tempfile.TemporaryFile() as output:
