@@ -199,6 +199,7 @@ async def test_a_server_that_is_away_is_unavailable_until_it_is_back(
             with pytest.raises(Unavailable, match="reached") as found:
                 await database.run(add, 2)
             assert not isinstance(found.value, StorePoisoned)
+            assert "/" not in found.value.detail, "where the server is concerns no member of the network"
     finally:
         server.start()
     await database.run(add, 2)

@@ -124,7 +124,7 @@ class Database:
                 )
                 raise StorePoisoned(self.poisoned) from error
             if is_lost(error) or is_busy(error) or is_collision(error):
-                raise Unavailable(f"the coordinator's database is away: {words(error)}") from error
+                raise Unavailable("the coordinator's database is busy or away; try again") from error
             raise HoldfastError(f"the coordinator's database failed: {words(error)}") from error
         except SQLAlchemyError as error:
             raise HoldfastError("the coordinator's database does not understand a query") from error

@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from holdfast import logs
 from holdfast.errors import BadConfig, StorePoisoned, Unavailable
 from holdfast.metadata.dialects import is_answer, is_collision, is_lock_timeout, is_lost, postgresql_engine, words
 
 T = TypeVar("T")
+_log = logs.get_logger(__name__)
 
 LOCK_KEY = int.from_bytes(b"holdfast", "big")
 LOCK_WAIT_S = 5  # a session whose process has died ends within this time
@@ -153,7 +155,7 @@ class Session:
         try:
             connection = self._connection = self._engine.connect()
         except DBAPIError as error:
-            raise Unavailable(f"the coordinator's database cannot be reached: {words(error)}") from error
+            raise self._away(error) from error
         try:
             with connection.begin():
                 self._take(connection)
@@ -162,9 +164,16 @@ class Session:
         except BaseException as error:
             self._drop()
             if isinstance(error, DBAPIError) and is_lost(error):
-                raise Unavailable(f"the coordinator's database is away: {words(error)}") from error
+                raise self._away(error) from error
             raise
         return connection
+
+    def _away(self, error: DBAPIError) -> Unavailable:
+        """What the driver says names hosts and paths: for who starts the coordinator and its log, not for members."""
+        if not self._opened:
+            return Unavailable(f"the coordinator's database cannot be reached: {words(error)}")
+        _log.warning("database_away", error=words(error))
+        return Unavailable("the coordinator's database cannot be reached now; its log says why")
 
     def _take(self, connection: Connection) -> None:
         """Makes the database this session's alone."""
