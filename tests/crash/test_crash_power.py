@@ -7,6 +7,7 @@ well: without one of the two syncs it must find the loss.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from holdfast.files import Files, OsFiles
 ROUNDS = int(os.environ.get("HOLDFAST_CRASH_ROUNDS", "25"))
 SEED = int(os.environ.get("HOLDFAST_CRASH_SEED", "1"))
 CONTROL_ROUNDS = 6
+CONTROL_ROUNDS_MAX = 100
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120 + 4 * ROUNDS)]
 
@@ -32,10 +34,18 @@ class NoFileSync(OsFiles):
         pass
 
 
-async def cuts(disk: LoopDisk, rounds: int, files: Files | None = None, elsewhere: Path | None = None) -> Found:
+async def cuts(
+    disk: LoopDisk,
+    rounds: int,
+    files: Files | None = None,
+    elsewhere: Path | None = None,
+    enough: Callable[[Found], bool] = lambda _: False,
+) -> Found:
     async with Machine(disk, SEED, files=files, node_elsewhere=elsewhere) as machine:
         for _ in range(rounds):
             await machine.cut()
+            if enough(machine.found):
+                break
         return machine.found
 
 
@@ -56,9 +66,13 @@ async def test_what_was_acknowledged_survives_power_cuts(
 async def test_without_the_directory_sync_some_are_lost(
     kind: FileSystem, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The ledger lies on another disk here: on the same one its own sync would bring the names along."""
+    """The ledger lies on another disk here: on the same one its own sync would bring the names along.
+
+    The sync of a later file does so too, on XFS nearly always, so the power is cut until a name was too late for that.
+    """
     need(kind, tmp_path_factory)
-    found = await cuts(LoopDisk(tmp_path, kind), CONTROL_ROUNDS, NoDirectorySync(), tmp_path / "node")
+    disk, node = LoopDisk(tmp_path, kind), tmp_path / "node"
+    found = await cuts(disk, CONTROL_ROUNDS_MAX, NoDirectorySync(), node, enough=lambda found: found.lost > 0)
     print(f"{kind}: {found}")
     assert found.lost > 0, str(found)
 
