@@ -8,16 +8,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.heal.test_heal_grid import app_of, coordinator
+
 from holdfast import assemble
 from holdfast.assemble import OpenVault
 from holdfast.config import Config
-from holdfast.coordinator.app import Coordinator
 from holdfast.coordinator.recovery import Recovered
 from holdfast.coordinator.reflog import Reflog
-from holdfast.metadata import queries_status
-from holdfast.node.app import Node as NodeApp
-from holdfast.stores.disk import DiskStore
-from holdfast.testing.grid import NODE_PORT, Grid, Process
+from holdfast.testing.grid import NODE_PORT, Grid
 from holdfast.testing.loop import VirtualLoop, run
 
 MINUTE = 60.0
@@ -41,34 +39,9 @@ def story(
     run(main, seed=1, limit_s=limit_s)
 
 
-def coordinator(grid: Grid) -> Coordinator:
-    assert grid.coordinator.running is not None
-    app = grid.coordinator.running.app
-    assert isinstance(app, Coordinator)
-    return app
-
-
-def app_of(process: Process) -> NodeApp:
-    assert process.running is not None
-    assert isinstance(process.running.app, NodeApp)
-    return process.running.app
-
-
-def in_trash(grid: Grid) -> int:
-    stores = [app_of(one).store for one in grid.nodes if one.alive]
-    return sum(len(store.trash()) for store in stores if isinstance(store, DiskStore))
-
-
 async def on_disks(grid: Grid) -> dict[str, int]:
     """Node -> blobs in its store."""
     return {one.name: app_of(one).ledger.roots.count for one in grid.nodes if one.alive}
-
-
-async def copies(grid: Grid) -> list[int]:
-    """Live copies of each pack, ascending."""
-    state = coordinator(grid).state
-    rows = await state.database.run(queries_status.packs_by_copies, sorted(state.registry.absent()))
-    return sorted(row.live for row in rows for _ in range(row.packs))
 
 
 def lose_database(grid: Grid) -> None:

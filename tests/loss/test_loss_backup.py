@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.loss.stage import MINUTE, coordinator, listed, recover, story
+from tests.heal.test_heal_grid import coordinator
+from tests.loss.stage import MINUTE, listed, recover, story
 
 from holdfast import assemble
 from holdfast.errors import BadConfig, Exists, NotFound

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.loss.stage import coordinator, copies, story
+from tests.heal.test_heal_grid import coordinator, copies
+from tests.loss.stage import story
 
 from holdfast.assemble import OpenVault
 from holdfast.errors import HoldfastError, NotFound

@@ -6,19 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.loss.stage import (
-    MINUTE,
-    coordinator,
-    copies,
-    copy_database,
-    in_trash,
-    listed,
-    on_disks,
-    put_back,
-    recover,
-    story,
-    versions,
-)
+from tests.heal.test_heal_grid import coordinator, copies, in_trash
+from tests.loss.stage import MINUTE, copy_database, listed, on_disks, put_back, recover, story, versions
 
 from holdfast.errors import Corrupt, StaleEpoch
 from holdfast.testing.grid import Grid

@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.heal.test_heal_grid import coordinator, copies
 from tests.loss.stage import (
     HOUR,
     MINUTE,
     all_on_nodes,
     check_tree,
-    coordinator,
-    copies,
     listed,
     lose_database,
     on_disks,

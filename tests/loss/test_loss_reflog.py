@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.loss.stage import MINUTE, all_on_nodes, app_of, coordinator, story
+from tests.heal.test_heal_grid import app_of, coordinator
+from tests.loss.stage import MINUTE, all_on_nodes, story
 
 from holdfast.blob import Digest
 from holdfast.coordinator.reflog import is_durable

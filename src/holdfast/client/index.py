@@ -21,7 +21,6 @@ from holdfast.pool import Pool
 
 BATCH_ROWS_MAX = 2000
 REFS_IN_MEMORY = 4096
-CONTENTS_IN_MEMORY = 4096
 
 T = TypeVar("T")
 

@@ -320,9 +320,6 @@ class IndexFile:
     def forget_contents(self, ids: Iterable[bytes]) -> None:
         self._db.executemany("DELETE FROM contents WHERE id = ?", [(id_,) for id_ in ids])
 
-    def forget_stats(self, names: Iterable[tuple[bytes, bytes]]) -> None:
-        self._db.executemany("DELETE FROM stats WHERE directory = ? AND name = ?", list(names))
-
     def _pack_number(self, digest: Digest) -> int:
         number = self._packs.get(digest)
         if number is None:

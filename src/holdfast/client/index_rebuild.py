@@ -25,6 +25,7 @@ from holdfast.codec.pack_layout import IndexEntry
 from holdfast.codec.sealer import Kind
 from holdfast.errors import Corrupt, HoldfastError, Unavailable
 from holdfast.pool import Pool
+from holdfast.stores.side_by_side import side_by_side
 from holdfast.wire import messages as m
 
 TAIL_BYTES = 4096
@@ -126,26 +127,15 @@ class IndexRebuild:
         width: int,
     ) -> tuple[list[ListedPack], int]:
         """(those that could be read, how many could not), ``width`` at once."""
-        waiting = list(reversed(packs))
-        listed: list[ListedPack] = []
 
-        async def work() -> None:
-            while waiting:
-                pack = waiting.pop()
-                try:
-                    chunks = await self._read(pack, sizes[pack], held[pack])
-                except (Unavailable, Corrupt) as error:
-                    _log.info("pack_not_listed", pack=str(pack), reason=error.detail)
-                else:
-                    listed.append(ListedPack(pack, sizes[pack], chunks))
+        async def read(pack: Digest) -> ListedPack | None:
+            try:
+                return ListedPack(pack, sizes[pack], await self._read(pack, sizes[pack], held[pack]))
+            except (Unavailable, Corrupt) as error:
+                _log.info("pack_not_listed", pack=str(pack), reason=error.detail)
+                return None
 
-        workers = [asyncio.create_task(work()) for _ in range(min(width, len(packs)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        listed = [one for one in await side_by_side(width, packs, read) if one is not None]
         return listed, len(packs) - len(listed)
 
     async def _read(self, pack: Digest, size: int, holders: Sequence[m.NodeAddress]) -> list[tuple[bytes, int, int]]:

@@ -166,13 +166,6 @@ class Names:
         )
         return not page.records
 
-    async def seen_in(self, directory: str) -> list[Ref]:
-        """What this device remembers of a directory: for when the coordinator does not answer."""
-        parent = paths.parent_tag(self._keys.name, directory)
-        rows = await self._index.run(lambda file: file.refs_of(parent))
-        opened = self._open_all([row.record for row in rows.values()])
-        return [ref for ref, _ in opened if ref.clear.kind is not RefKind.TOMBSTONE]
-
     async def trash(self, directory: str) -> AsyncIterator[Thrown]:
         """Names that were deleted in ``directory``, in no order, as long as a version is kept."""
         parent = paths.parent_tag(self._keys.name, directory)

@@ -28,6 +28,7 @@ from holdfast.codec.refs import Ref, RefChunk
 from holdfast.codec.sealer import Kind, open_chunk
 from holdfast.errors import Corrupt, Denied, HoldfastError, Unavailable
 from holdfast.pool import Pool
+from holdfast.stores.side_by_side import side_by_side
 from holdfast.wire import messages as m
 from holdfast.wire import routes
 
@@ -153,24 +154,15 @@ class Recommit:
         self, packs: Sequence[m.PackPlaces], held: dict[Digest, list[m.NodeAddress]]
     ) -> dict[Digest, list[_Change]]:
         """Pack -> the records of its refs; packs that cannot be read now are left out."""
-        waiting = list(packs)
         found: dict[Digest, list[_Change]] = {}
 
-        async def work() -> None:
-            while waiting:
-                pack = waiting.pop()
-                try:
-                    found[pack.digest] = await self._read(pack, held)
-                except (Unavailable, Corrupt) as error:
-                    _log.info("refs_not_read", pack=str(pack.digest), reason=error.detail)
+        async def read(pack: m.PackPlaces) -> None:
+            try:
+                found[pack.digest] = await self._read(pack, held)
+            except (Unavailable, Corrupt) as error:
+                _log.info("refs_not_read", pack=str(pack.digest), reason=error.detail)
 
-        workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(packs)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await side_by_side(AT_ONCE, packs, read)
         return found
 
     async def _read(self, pack: m.PackPlaces, held: dict[Digest, list[m.NodeAddress]]) -> list[_Change]:

@@ -48,7 +48,6 @@ from holdfast.wire import routes
 REGISTER_PACKS = 4
 """So many packs without a commit are registered: an interrupted put then finds them again."""
 REBASES_MAX = 5
-PACK_OVERHEAD_BYTES_MAX = 4 << 20
 
 _log = logs.get_logger(__name__)
 

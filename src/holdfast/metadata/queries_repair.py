@@ -95,17 +95,6 @@ def believed(connection: Connection, node: int) -> list[Any]:
     )
 
 
-def believed_range(connection: Connection, node: int, low: bytes, high: bytes) -> list[Any]:
-    """As ``believed``, of digests from ``low`` to ``high``, both included."""
-    return list(
-        connection.execute(
-            select(packs.c.digest, placements.c.sequence)
-            .join(placements, placements.c.pack == packs.c.number)
-            .where(placements.c.node == node, packs.c.digest >= low, packs.c.digest <= high)
-        )
-    )
-
-
 def sequences(connection: Connection, node: int, numbers: Iterable[int]) -> dict[int, int]:
     """Pack -> write sequence of its copy on ``node``, of those that are on record."""
     found: dict[int, int] = {}

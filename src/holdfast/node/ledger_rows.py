@@ -37,11 +37,6 @@ class Entry:
     trashed: int | None = None
     scrubbed: int | None = None
 
-    @property
-    def is_rooted(self) -> bool:
-        """Whether it is in the inventory: here, and not only for the exchange between nodes or as a reflog."""
-        return self.here and self.kept not in UNROOTED
-
 
 class Change(NamedTuple):
     """A row to be; ``here`` None leaves all but ``scrubbed`` as it is."""

@@ -286,9 +286,13 @@ class HttpClient:
             "content-length": str(size),
             "content-type": "application/octet-stream",
         }
-        content: Body = bytes(body) if size <= WHOLE_BODY_BYTES_MAX and not callable(body) else lambda: _sliced(body)
+        content: Body
         if self._upload is not None:
             content = self._throttled(body, self._upload)
+        elif size <= WHOLE_BODY_BYTES_MAX and not callable(body):
+            content = bytes(body)
+        else:
+            content = functools.partial(_sliced, body)
         async with self._request(
             target, "PUT", f"/v1/blobs/{digest}", headers, content, grant=grant, ask_first=size >= EXPECT_BYTES_MIN
         ) as (answer, signature):
