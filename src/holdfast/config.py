@@ -40,7 +40,7 @@ OTHER_VARIABLES = frozenset(
 """Variables that are read elsewhere and are no settings."""
 
 TABLES: dict[str, tuple[str, str]] = {
-    "client": ("holdfast.client.settings", "ClientSettings"),
+    "client": ("holdfast.client.device.settings", "ClientSettings"),
     "node": ("holdfast.node.settings", "NodeSettings"),
     "coordinator": ("holdfast.coordinator.settings", "CoordinatorSettings"),
     "outbox": ("holdfast.outbox.settings", "OutboxSettings"),

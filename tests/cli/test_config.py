@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import config
-from holdfast.client.settings import ClientSettings
+from holdfast.client.device.settings import ClientSettings
 from holdfast.config import Config, duration_text, parse_duration, parse_listen, parse_size, size_text
 from holdfast.errors import BadConfig
 from holdfast.node.settings import NodeSettings

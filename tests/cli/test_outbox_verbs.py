@@ -11,7 +11,7 @@ import pytest
 
 from holdfast import assemble
 from holdfast.cli import main
-from holdfast.client.keyfile import read_device
+from holdfast.client.device.keyfile import read_device
 from holdfast.files import OsFiles
 from holdfast.outbox import Outbox, http
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import assemble
-from holdfast.client.coordinators import Coordinators
-from holdfast.client.home import Home, load_home
-from holdfast.client.index import Index
-from holdfast.client.network import NetworkCalls, Seams, init_home
-from holdfast.client.settings import ClientSettings
+from holdfast.client.device.coordinators import Coordinators
+from holdfast.client.device.home import Home, load_home
+from holdfast.client.device.network import NetworkCalls, Seams, init_home
+from holdfast.client.device.settings import ClientSettings
+from holdfast.client.names.index import Index
 from holdfast.client.vault import Vault
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.codec.keys import VaultKeys

@@ -9,7 +9,7 @@ from typing import Any
 from tests.client.fleet import Fleet
 
 from holdfast import assemble
-from holdfast.client.home import read_membership
+from holdfast.client.device.home import read_membership
 from holdfast.files import OsFiles
 
 

@@ -14,7 +14,7 @@ from tests.node.street import Home, Street, street
 from holdfast import assemble
 from holdfast.assemble import ExchangeClient
 from holdfast.blob import Digest, pieces
-from holdfast.client.resolve import resolve_http
+from holdfast.client.offline.resolve import resolve_http
 from holdfast.errors import BadRequest, DigestMismatch, NotFound, TooLarge, Unavailable
 from holdfast.outbox import Entry, Outbox, State
 from holdfast.outbox.settings import OutboxSettings

@@ -15,7 +15,7 @@ import pytest_asyncio
 from tests.client.fleet import SMALL, Fleet
 
 from holdfast.blob import Buffer
-from holdfast.client.entries import Progress
+from holdfast.client.names.entries import Progress
 from holdfast.client.vault import Vault
 from holdfast.errors import BadRequest, Conflict, Exists, NotFound
 

@@ -9,8 +9,9 @@ import pytest
 
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
-from holdfast.client.index import Index
-from holdfast.client.index_file import Batch, ChunkPlace, FileStat, IndexFile, NodeRow, SeenRef, number_of
+from holdfast.client.device.local import FileStat
+from holdfast.client.names.index import Index
+from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, NodeRow, SeenRef, number_of
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
 

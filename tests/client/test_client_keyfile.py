@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.auth.identity import Identity
-from holdfast.client import keyfile
+from holdfast.client.device import keyfile
 from holdfast.clock import SeededRandomness
 from holdfast.errors import BadConfig, BadRequest, Exists, NotFound, WrongPassphrase, meaning
 from holdfast.files import OsFiles

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.fleet import SMALL, Fleet
 
-from holdfast.client import limits
-from holdfast.client.reasons import reason_of, reasons_text
+from holdfast.client.device import limits
+from holdfast.client.device.reasons import reason_of, reasons_text
 from holdfast.codec.pack import PACK_TARGET_BYTES_MAX
 from holdfast.errors import Corrupt, TooLarge, Unavailable
 

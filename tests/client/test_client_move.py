@@ -12,7 +12,7 @@ from tests.client.fleet import SMALL, Fleet
 from tests.client.test_client_files import new_bytes
 from tests.client.test_client_removed import there
 
-from holdfast.client.names import Found
+from holdfast.client.names.names import Found
 from holdfast.client.vault import Vault
 from holdfast.codec import refs
 from holdfast.errors import BadRequest, Conflict, Exists, NotFound, PartlyDone

@@ -10,8 +10,8 @@ from tests.client.test_client_offline import Away, grid_story, names, outbox_of,
 
 from holdfast import errors
 from holdfast.auth.documents import canonical
-from holdfast.client.ref_entry import decode
-from holdfast.client.resolve import conflict_name
+from holdfast.client.offline.ref_entry import decode
+from holdfast.client.offline.resolve import conflict_name
 from holdfast.outbox import State
 from holdfast.testing.grid import Grid
 

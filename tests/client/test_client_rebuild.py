@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tests.client.fleet import SMALL, Fleet
 
-from holdfast.client import index_rebuild
-from holdfast.client.home import Home
-from holdfast.client.keyfile import to_words
+from holdfast.client.device.home import Home
+from holdfast.client.device.keyfile import to_words
+from holdfast.client.reading import index_rebuild
 from holdfast.client.vault import IndexRebuilt, Vault
 from holdfast.errors import Unavailable
 from holdfast.wire import messages as m

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from holdfast.auth.documents import canonical, uncanonical
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
-from holdfast.client.rebase import prepare
-from holdfast.client.ref_entry import (
+from holdfast.client.offline.rebase import prepare
+from holdfast.client.offline.ref_entry import (
     ABSENT,
     NOTHING,
     Change,

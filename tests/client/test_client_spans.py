@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.blob import Digest
-from holdfast.client.spans import spans
+from holdfast.client.reading.spans import spans
 from holdfast.codec.recipe import Recipe, RecipeEntry
 from holdfast.codec.sealer import SEAL_OVERHEAD
 

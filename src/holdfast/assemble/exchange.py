@@ -15,15 +15,15 @@ from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.outboxes import outbox_door
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
-from holdfast.client import home as homes
-from holdfast.client import keyfile
-from holdfast.client.away import AwayWrites
-from holdfast.client.exchange import CheckedBody, NodeCalls
-from holdfast.client.local import PartFile
-from holdfast.client.manifests import ManifestWork, finish_part
-from holdfast.client.push import Pusher
-from holdfast.client.seen import FILE_NAME as SEEN_FILE
-from holdfast.client.seen import Seen
+from holdfast.client.device import home as homes
+from holdfast.client.device import keyfile
+from holdfast.client.device.local import PartFile
+from holdfast.client.exchange.away import AwayWrites
+from holdfast.client.exchange.manifests import ManifestWork, finish_part
+from holdfast.client.exchange.peers import CheckedBody, NodeCalls
+from holdfast.client.exchange.push import Pusher
+from holdfast.client.exchange.seen import FILE_NAME as SEEN_FILE
+from holdfast.client.exchange.seen import Seen
 from holdfast.config import Config
 from holdfast.errors import BadConfig, BadRequest, NotFound, Unavailable
 from holdfast.node import layout

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.auth.identity import Id, Identity
-from holdfast.client import home as homes
-from holdfast.client import keyfile
-from holdfast.client import network as membership
-from holdfast.client.coordinators import Coordinators, KeepUrls
-from holdfast.client.network import NetworkCalls, Seams
+from holdfast.client.device import home as homes
+from holdfast.client.device import keyfile
+from holdfast.client.device import network as membership
+from holdfast.client.device.coordinators import Coordinators, KeepUrls
+from holdfast.client.device.network import NetworkCalls, Seams
 from holdfast.clock import Randomness
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import default_home

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.auth.identity import Id
-from holdfast.client.coordinators import Coordinators
-from holdfast.client.network import NetworkCalls
+from holdfast.client.device.coordinators import Coordinators
+from holdfast.client.device.network import NetworkCalls
 from holdfast.errors import BadConfig, Conflict, NotFound, Unavailable
 from holdfast.node import layout
 from holdfast.node.membership import Membership

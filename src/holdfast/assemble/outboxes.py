@@ -12,9 +12,9 @@ from holdfast.assemble.homes import home_path
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.servers import serve_metrics
 from holdfast.auth.identity import Identity
-from holdfast.client import home as homes
-from holdfast.client import keyfile
-from holdfast.client.outbox_door import OutboxDoor
+from holdfast.client.device import home as homes
+from holdfast.client.device import keyfile
+from holdfast.client.offline.outbox_door import OutboxDoor
 from holdfast.config import Config
 from holdfast.errors import NotFound
 from holdfast.node import layout

@@ -9,10 +9,10 @@ from typing import Self, TypeVar
 from holdfast.assemble.homes import coordinator_urls, home_path, is_sealed, keep_urls
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.outboxes import outbox_door
-from holdfast.client import home as homes
-from holdfast.client.coordinators import Coordinators
-from holdfast.client.index import Index
-from holdfast.client.settings import ClientSettings
+from holdfast.client.device import home as homes
+from holdfast.client.device.coordinators import Coordinators
+from holdfast.client.device.settings import ClientSettings
+from holdfast.client.names.index import Index
 from holdfast.client.vault import Vault
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import Config

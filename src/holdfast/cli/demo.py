@@ -210,7 +210,7 @@ class _Story:
         """Waits until every pack lies on five nodes that run and the coordinator says so too; where they lie then."""
         from holdfast import assemble
         from holdfast.cli.progress import progress
-        from holdfast.client.entries import Progress
+        from holdfast.client.names.entries import Progress
 
         living = [node for node in network.nodes if node.running]
         sizes = {digest: size for digest, holders in packs.items() for size in holders.values()}

@@ -16,7 +16,7 @@ from holdfast.cli.words import count_words, size_words, table, visible
 from holdfast.errors import Queued
 
 if TYPE_CHECKING:
-    from holdfast.client.manifests import Synced
+    from holdfast.client.exchange.manifests import Synced
 
 
 @click.group("manifest", cls=VerbGroup)
@@ -101,7 +101,7 @@ def show(invocation: Invocation, name: str, source: str | None, node: str | None
 
 
 async def _show(invocation: Invocation, name: str, source: str | None, node: str | None, data: Path | None) -> None:
-    from holdfast.client.exchange import choose
+    from holdfast.client.exchange.peers import choose
 
     async with client(invocation, node, data) as opened:
         info, holder = choose((await opened.node.manifests(cluster=True)).manifests, name, source)

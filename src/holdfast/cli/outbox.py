@@ -85,7 +85,7 @@ def show(invocation: Invocation, number: int, save: Path | None, data: Path | No
 
 async def _show(invocation: Invocation, number: int, save: Path | None, data: Path | None) -> None:
     from holdfast import assemble
-    from holdfast.client.resolve import sides
+    from holdfast.client.offline.resolve import sides
 
     opened = await assemble.open_outbox(invocation.home, data=data)
     if opened is None:

@@ -128,7 +128,7 @@ def resolve(invocation: Invocation, number: int | None, every: bool, keep: str, 
 
 async def _resolve(invocation: Invocation, number: int | None, keep: Keep, data: Path | None) -> None:
     from holdfast import assemble
-    from holdfast.client.resolve import resolve_http
+    from holdfast.client.offline.resolve import resolve_http
 
     host = os.uname().nodename.partition(".")[0] or "here"
     if data is not None:

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Seq
 from pathlib import Path
 
 from holdfast.blob import Buffer, Digest
-from holdfast.client.drafts import Draft
-from holdfast.client.entries import (
+from holdfast.client.device.local import Excludes, look
+from holdfast.client.names.drafts import Draft
+from holdfast.client.names.entries import (
     Entry,
     MoveSummary,
     Progress,
@@ -22,16 +23,15 @@ from holdfast.client.entries import (
     Version,
     kind_of,
 )
-from holdfast.client.fallback import QueuedCallback
-from holdfast.client.get import Getter
-from holdfast.client.index_rebuild import IndexRebuilt
-from holdfast.client.local import Excludes, look
-from holdfast.client.offline import OfflineWrites
-from holdfast.client.put import FILE_MODE, FilePutter, PutOptions
-from holdfast.client.put_tree import TreePutter
-from holdfast.client.resolve import Resolver
+from holdfast.client.offline.fallback import QueuedCallback
+from holdfast.client.offline.resolve import Resolver
+from holdfast.client.offline.writes import OfflineWrites
+from holdfast.client.reading.get import Getter
+from holdfast.client.reading.index_rebuild import IndexRebuilt
+from holdfast.client.reading.verify import Defect, Verifier, VerifySummary
 from holdfast.client.vault_names import ProgressCallback, VaultNames, entry_found
-from holdfast.client.verify import Defect, Verifier, VerifySummary
+from holdfast.client.writing.put import FILE_MODE, FilePutter, PutOptions
+from holdfast.client.writing.put_tree import TreePutter
 from holdfast.codec import paths, refs
 from holdfast.codec.refs import RefKind
 from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, TooLarge, Unavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from holdfast.blob import Digest
-from holdfast.client.entries import (
+from holdfast.client.names.entries import (
     Entry,
     MoveSummary,
     Progress,
@@ -15,13 +15,13 @@ from holdfast.client.entries import (
     entry_of,
     kind_of,
 )
-from holdfast.client.fallback import QueuedCallback
-from holdfast.client.move import Mover
-from holdfast.client.names import Found
-from holdfast.client.offline import OfflineWrites
-from holdfast.client.remove import Remover
-from holdfast.client.restore import Restorer, trash_below
+from holdfast.client.names.names import Found
+from holdfast.client.offline.fallback import QueuedCallback
+from holdfast.client.offline.writes import OfflineWrites
 from holdfast.client.vault_parts import VaultParts
+from holdfast.client.writing.move import Mover
+from holdfast.client.writing.remove import Remover
+from holdfast.client.writing.restore import Restorer, trash_below
 from holdfast.codec import paths
 from holdfast.codec.refs import RefKind
 from holdfast.errors import BadRequest, NotFound, Unavailable

@@ -8,30 +8,30 @@ from typing import Any, Self
 
 from holdfast.auth.identity import Identity
 from holdfast.blob import Digest
-from holdfast.client.ahead import ReadAhead
-from holdfast.client.content import ContentReader
-from holdfast.client.content_here import ContentHere
-from holdfast.client.coordinators import Coordinators
-from holdfast.client.deliver import RefDelivery
-from holdfast.client.drafts import Rule
-from holdfast.client.fallback import Fallback
-from holdfast.client.fetch import PackReader
-from holdfast.client.index import Index
-from holdfast.client.index_file import SeenRef
-from holdfast.client.index_rebuild import IndexRebuild
-from holdfast.client.latency import Latency
-from holdfast.client.names import Found, Names
-from holdfast.client.names_here import NamesHere
-from holdfast.client.offline import OfflineWrites
-from holdfast.client.outbox_door import OutboxDoor
-from holdfast.client.plans import Plans
-from holdfast.client.put import PutOptions
-from holdfast.client.queued_names import QueuedNames
-from holdfast.client.queueing import QueueingUploader, UnsentIndex
-from holdfast.client.recommit import Recommit
-from holdfast.client.settings import ClientSettings
-from holdfast.client.shards import ShardSender
-from holdfast.client.uploader import Uploader
+from holdfast.client.device.coordinators import Coordinators
+from holdfast.client.device.settings import ClientSettings
+from holdfast.client.names.drafts import Rule
+from holdfast.client.names.index import Index
+from holdfast.client.names.index_file import SeenRef
+from holdfast.client.names.names import Found, Names
+from holdfast.client.offline.content_here import ContentHere
+from holdfast.client.offline.deliver import RefDelivery
+from holdfast.client.offline.fallback import Fallback
+from holdfast.client.offline.names_here import NamesHere
+from holdfast.client.offline.outbox_door import OutboxDoor
+from holdfast.client.offline.queued_names import QueuedNames
+from holdfast.client.offline.queueing import QueueingUploader, UnsentIndex
+from holdfast.client.offline.writes import OfflineWrites
+from holdfast.client.reading.ahead import ReadAhead
+from holdfast.client.reading.content import ContentReader
+from holdfast.client.reading.fetch import PackReader
+from holdfast.client.reading.index_rebuild import IndexRebuild
+from holdfast.client.reading.latency import Latency
+from holdfast.client.writing.plans import Plans
+from holdfast.client.writing.put import PutOptions
+from holdfast.client.writing.recommit import Recommit
+from holdfast.client.writing.shards import ShardSender
+from holdfast.client.writing.uploader import Uploader
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import paths
 from holdfast.codec.keys import VaultKeys

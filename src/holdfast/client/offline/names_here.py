@@ -1,0 +1,163 @@
+"""Names as this device knows them: what the coordinator says, under what waits in the outbox, over what was seen last.
+
+Somebody who has put a file offline finds it under its name at once. A queued change that is in conflict shows only
+while the coordinator does not answer: the network has something else there, and a person decides (``outbox show``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from holdfast.client.device.coordinators import Coordinators
+from holdfast.client.names.drafts import Present
+from holdfast.client.names.index import Index
+from holdfast.client.names.index_file import SeenRef
+from holdfast.client.names.names import Found, Names
+from holdfast.client.offline.queued_names import QueuedNames, Waiting
+from holdfast.codec import paths, refs
+from holdfast.codec.keys import VaultKeys
+from holdfast.codec.refs import Ref, RefKind
+from holdfast.errors import Unavailable
+from holdfast.pool import Pool
+from holdfast.wire import messages as m
+
+
+class Marked(NamedTuple):
+    """An entry of a directory. ``seen``: when, if it was not asked just now; ``queued``: its sequence in the outbox."""
+
+    ref: Ref
+    record: bytes
+    seen: float = 0.0
+    queued: int = 0
+    conflict: bool = False
+
+
+class NamesHere(Names):
+    """For reading, and with ``offline`` for writes that go to the outbox: then nobody is asked."""
+
+    def __init__(
+        self,
+        keys: VaultKeys,
+        coordinators: Coordinators,
+        index: Index,
+        pool: Pool,
+        queued: QueuedNames,
+        *,
+        offline: bool = False,
+    ) -> None:
+        super().__init__(keys, coordinators, index, pool)
+        self.queued = queued
+        self._offline = offline
+
+    async def find_any(self, path: str, *, fresh: bool = False) -> Found | None:
+        """As this device knows it; ``fresh`` asks the coordinator alone, unless this is offline."""
+        if fresh and not self._offline:
+            return await super().find_any(path, fresh=True)
+        waiting = await self.queued.newest(path)
+        if waiting is not None and (self._offline or not waiting.conflict):
+            return _found(waiting)
+        trouble: Unavailable | None = None
+        found: Found | None = None
+        if self._offline:
+            seen = await self.base(path)
+            found = None if seen is None else await self._remembered(path, seen)
+        else:
+            try:
+                found = await super().find_any(path)
+            except Unavailable as error:
+                trouble = error
+        if waiting is not None and (found is None or found.cached):
+            return _found(waiting)
+        if found is None or found.ref.clear.kind is RefKind.TOMBSTONE:
+            above = await self.queued.on_the_way(path)
+            if above is not None:
+                return _found(above)
+        if trouble is not None:
+            raise trouble
+        return found
+
+    async def base(self, path: str) -> SeenRef | None:
+        """The record over which the next change of a name is made: the newest that waits, else the one seen last.
+
+        The queue is asked first, and the index on disk after it: what leaves the queue is in the index by then.
+        """
+        waiting = await self.queued.newest(path)
+        if waiting is not None:
+            clear, change = waiting.ref.clear, waiting.change
+            return SeenRef(clear.version, waiting.ref.etag, change.record, change.keep, change.mark)
+        tag = paths.name_tag(self._keys.name, path)
+        return (await self._index.run(lambda file: file.refs((tag,)))).get(tag)
+
+    async def kind(self, path: str) -> RefKind | None:
+        """What this device knows the name to be, without asking anybody; None for nothing."""
+        seen = await self.base(path)
+        return None if seen is None else refs.parse_record(seen.record).clear.kind
+
+    async def marked(self, directory: str) -> AsyncIterator[list[Marked]]:
+        """The entries of a directory, in pages; Unavailable if the coordinator does not answer and none is known."""
+        waiting = await self.queued.inside(directory)
+        hidden = {path for path, one in waiting.items() if self._offline or not one.conflict}
+
+        def shown(page: list[Marked]) -> list[Marked]:
+            """Without what the queue has newer; a directory made on the way is nothing new where there is one."""
+            hidden.difference_update(
+                one.ref.sealed.path
+                for one in page
+                if one.ref.sealed.path in hidden and waiting[one.ref.sealed.path].change.ancestor
+            )
+            return [one for one in page if one.ref.sealed.path not in hidden]
+
+        begun = False
+        try:
+            if not self._offline:
+                async for page, _ in super().listing(directory):
+                    begun = True
+                    yield shown([Marked(ref, record) for ref, record in page])
+        except Unavailable:
+            if begun:
+                raise
+            hidden.update(waiting)
+            remembered = await self._seen_in(directory)
+            if not remembered and not waiting:
+                raise
+            yield shown(remembered)
+        if self._offline:
+            yield shown(await self._seen_in(directory))
+        yield [
+            Marked(one.ref, one.change.record, queued=one.entry.sequence, conflict=one.conflict)
+            for path, one in waiting.items()
+            if path in hidden and one.ref.clear.kind is not RefKind.TOMBSTONE
+        ]
+
+    async def listing(self, directory: str) -> AsyncIterator[tuple[list[tuple[Ref, bytes]], m.RefPage]]:
+        """As ``Names.listing``; who holds the packs is asked when it is needed."""
+        async for page in self.marked(directory):
+            yield [(one.ref, one.record) for one in page], m.RefPage(records=[])
+
+    async def _seen_in(self, directory: str) -> list[Marked]:
+        parent = paths.parent_tag(self._keys.name, directory)
+        rows = await self._index.run(lambda file: file.refs_of(parent))
+        found = [Marked(refs.open_record(self._keys, row.record, None), row.record, row.at) for row in rows.values()]
+        return [one for one in found if one.ref.clear.kind is not RefKind.TOMBSTONE]
+
+    async def clear_listing(self, directory: str) -> dict[bytes, Present]:
+        """As ``Names.clear_listing``."""
+        found: dict[bytes, Present] = {}
+        async for page in self.marked(directory):
+            for one in page:
+                clear = one.ref.clear
+                found[clear.name_tag] = Present(clear.version, one.ref.etag, clear.kind)
+        return found
+
+    async def is_empty(self, directory: str) -> bool:
+        """As ``Names.is_empty``."""
+        async for page in self.marked(directory):
+            if page:
+                return False
+        return True
+
+
+def _found(waiting: Waiting) -> Found:
+    change = waiting.change
+    return Found(waiting.ref, change.record, change.keep, {}, queued=waiting.entry.sequence, conflict=waiting.conflict)

@@ -1,0 +1,376 @@
+"""Putting one file: read, cut, deduplicated, packed, and its name committed (docs/design.md, How data flows).
+
+A file whose stamp is that of the last put is not read again; a content that is known is not written again; a chunk that
+is known is not sent again. Packs that turn out to be gone are sent once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from holdfast.blob import Buffer, Digest
+from holdfast.client.device.local import FileStat, LocalEntry, OpenedFile, file_stat, is_settled, look, read_small, same
+from holdfast.client.names.drafts import Chunk, Draft, Group, KnownRecipe, NewRecipe, Present, Rule, mark_of
+from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, SeenRef
+from holdfast.client.writing.uploader import Uploader
+from holdfast.clock import Clock, Randomness
+from holdfast.codec import recipe, refs
+from holdfast.codec.chunker import Chunker, check_chunk_bytes
+from holdfast.codec.pipeline import INLINE_BYTES
+from holdfast.codec.refs import Attributes, RefKind
+from holdfast.codec.sealer import SALT_BYTES, SEAL_OVERHEAD, Kind, check16, chunk_id, seal_into
+from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, Unavailable
+from holdfast.files import Files
+from holdfast.pool import Pool
+
+SMALL_BYTES_MAX = 1 << 20
+"""Files up to this are read in one go."""
+CHUNKS_AHEAD = 2
+ATTEMPTS = 4
+ATTEMPT_S = 1.0
+"""Packs that are gone are sent again at once; if they still do not count, their nodes need a moment to be heard of."""
+FILE_MODE = 0o644
+DIRECTORY_MODE = 0o755
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutOptions:
+    """How a put is meant. ``if_match``: only over this version; ``dedup`` False: this content is linked to no other."""
+
+    survive: int
+    asked_survive: int | None = None
+    rule: Rule = "replace"
+    if_match: Digest | None = None
+    meta: Mapping[str, str] | None = None
+    dedup: bool = True
+    reread: bool = False
+    chunk_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        check_chunk_bytes(self.chunk_bytes)
+
+
+class Content(NamedTuple):
+    """A file's content in the network. ``id`` is its content id; ``size`` in bytes."""
+
+    id: bytes
+    size: int
+    recipe: KnownRecipe | NewRecipe
+
+
+class Known(NamedTuple):
+    """What the index says before a put."""
+
+    ref: SeenRef | None
+    stat: FileStat | None
+    recipe: KnownRecipe | None
+
+
+class FilePutter:
+    """Puts single files through one uploader. Calls may run at once."""
+
+    def __init__(
+        self,
+        uploader: Uploader,
+        files: Files,
+        pool: Pool,
+        clock: Clock,
+        randomness: Randomness,
+        counted: Callable[[int, str], None],
+        ask: Callable[[str], Awaitable[SeenRef | None]],
+    ) -> None:
+        """``counted`` hears of bytes read, with the name they belong to; ``ask`` gives a name's present record."""
+        self.uploader = uploader
+        self._files = files
+        self._pool = pool
+        self._clock = clock
+        self._randomness = randomness
+        self._counted = counted
+        self._ask = ask
+
+    async def put_path(self, source: Path, name: str, options: PutOptions, ancestors: Sequence[str]) -> Draft:
+        """Stores the regular file ``source`` as ``name``; returns the committed draft."""
+        local = await self._pool.run(look, source)
+        for attempt in range(ATTEMPTS):
+            known = await self._known(local, name)
+            stored, state = await self.store_file(
+                local, known, options, name, reread=options.reread or attempt > 0, trust=attempt == 0
+            )
+            attributes = Attributes(
+                stored.size, state.st_mtime_ns, state.st_mode & 0o7777, None, dict(options.meta or {})
+            )
+            draft = self._draft(name, attributes, stored, options)
+            try:
+                return await self.commit(draft, known.ref, options, ancestors)
+            except PacksGone as error:
+                await self._again(attempt, error)
+        raise AssertionError("unreachable")
+
+    async def put_stream(
+        self,
+        source: Buffer | AsyncIterable[Buffer],
+        name: str,
+        options: PutOptions,
+        ancestors: Sequence[str],
+        *,
+        mode: int,
+        mtime_ns: int,
+    ) -> Draft:
+        """Stores bytes that come from memory or from a stream, which can be read once only."""
+        whole = source if isinstance(source, bytes | bytearray | memoryview) else None
+        for attempt in range(ATTEMPTS):
+            if whole is not None:
+                stored = await self._store_chunks(_slices(whole, options.chunk_bytes), name, options, attempt == 0)
+            else:
+                assert not isinstance(source, bytes | bytearray | memoryview)
+                stored = await self._store_chunks(
+                    Chunker(options.chunk_bytes, CHUNKS_AHEAD + 1).cut(source), name, options
+                )
+            seen = await self.uploader.index.ref(refs.tags(self.uploader.keys, name)[0])
+            attributes = Attributes(stored.size, mtime_ns, mode & 0o7777, None, dict(options.meta or {}))
+            draft = self._draft(name, attributes, stored, options)
+            try:
+                return await self.commit(draft, seen, options, ancestors)
+            except PacksGone as error:
+                if whole is None:
+                    raise Unavailable(
+                        "chunks that this put relied on are gone from the network; put it once more, they will be sent"
+                    ) from error
+                await self._again(attempt, error)
+        raise AssertionError("unreachable")
+
+    async def _again(self, attempt: int, error: PacksGone) -> None:
+        """Returns when it is time to send everything once more; Unavailable after the last attempt."""
+        if attempt == ATTEMPTS - 1:
+            raise Unavailable(
+                "the coordinator does not count the nodes that took this put's packs; is the network just starting? "
+                "(holdfast status)"
+            ) from error
+        if attempt:
+            await self._clock.sleep(ATTEMPT_S)
+
+    async def store_file(
+        self, local: LocalEntry, known: Known, options: PutOptions, name: str, *, reread: bool, trust: bool = True
+    ) -> tuple[Content, os.stat_result]:
+        """The file's content in the network and its state; read only if it is not the one seen last time.
+
+        ``trust`` False: what the index says of chunks is not relied on, everything is sent.
+        """
+        if known.recipe is not None and known.stat is not None and options.dedup and not reread:
+            return Content(known.stat.content, known.recipe.size, known.recipe), local.stat
+        self.uploader.check_size(name, local.stat.st_size, options.chunk_bytes)
+        if local.stat.st_size <= min(SMALL_BYTES_MAX, options.chunk_bytes):
+            read = await self._pool.run(
+                read_small, self._files, local.path, min(SMALL_BYTES_MAX, options.chunk_bytes), self._clock.now
+            )
+            if read is not None:
+                stored = await self._store_chunks(_slices(read.data, options.chunk_bytes), name, options, trust)
+                await self._seen(local.path, read.stat, stored, settled=read.settled and options.dedup)
+                return stored, read.stat
+        for _ in range(2):
+            opened = await self._pool.run(OpenedFile, self._files, local.path)
+            try:
+                stored = await self._store_chunks(self._cut(opened, options.chunk_bytes), name, options, trust)
+                after = await self._pool.run(opened.unchanged)
+                if after is not None and after.st_size == stored.size:
+                    settled = is_settled(after, self._clock.now()) and options.dedup
+                    await self._seen(local.path, after, stored, settled=settled)
+                    return stored, after
+            finally:
+                await self._pool.run(opened.close)
+        raise Unavailable(f"{local.path}: changed while it was read, twice; it was not stored")
+
+    async def commit(self, draft: Draft, seen: SeenRef | None, options: PutOptions, ancestors: Sequence[str]) -> Draft:
+        """Commits one draft with the directories above it; waits until it stands."""
+        if options.if_match is not None and (seen is None or seen.etag != options.if_match):
+            seen = await self._ask(draft.path)  # another device may have made the version that is meant
+        elif options.rule == "no-clobber" and seen is not None:
+            seen = await self._ask(draft.path)  # another device may have deleted it
+        prepare(draft, seen, options)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def settled(group: Group, error: HoldfastError | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        now = int(self._clock.now() * 1e9)
+        above = [directory_draft(path, draft.survive, now) for path in ancestors]
+        await self.uploader.submit(Group([*above, draft], settled))
+        self.uploader.finish()
+        await future
+        return draft
+
+    def _draft(self, name: str, attributes: Attributes, stored: Content, options: PutOptions) -> Draft:
+        mark = mark_of(RefKind.FILE, attributes, stored.id, options.asked_survive) if options.dedup else b""
+        return Draft(
+            name,
+            RefKind.FILE,
+            attributes,
+            options.survive,
+            recipe=stored.recipe,
+            content=stored.id if options.dedup else b"",
+            mark=mark,
+            rule=options.rule,
+        )
+
+    async def _known(self, local: LocalEntry, name: str) -> Known:
+        tag = refs.tags(self.uploader.keys, name)[0]
+        directory, base = stat_key(local.path)
+
+        def ask(file: IndexFile) -> Known:
+            stat = file.stat(directory, base)
+            known = None
+            if stat is not None and same(local.stat, stat):
+                place = file.contents((stat.content,)).get(stat.content)
+                known = None if place is None else KnownRecipe.decode(place)
+            return Known(file.refs((tag,)).get(tag), stat, known)
+
+        return await self.uploader.index.run(ask)
+
+    async def _seen(self, path: str, state: os.stat_result, stored: Content, *, settled: bool) -> None:
+        """Remembers the stamp; the content's place follows with the commit."""
+        directory, base = stat_key(path)
+        if settled:
+            batch = Batch()
+            batch.stats.append((directory, base, file_stat(state, stored.id)))
+            await self.uploader.index.later(batch)
+
+    async def _store_chunks(
+        self, chunks: AsyncIterator[Buffer], name: str, options: PutOptions, trust: bool = True
+    ) -> Content:
+        """Chunks in order become packed chunks and a recipe, or the recipe that is known for them."""
+        uploader = self.uploader
+        keys = uploader.chunk_keys
+        salt = None if options.dedup else self._randomness.bytes(SALT_BYTES)
+        ids: list[bytes] = []
+        found: list[Chunk] = []
+        under_way: list[asyncio.Task[Chunk]] = []
+        size = 0
+        try:
+            async with contextlib.aclosing(chunks) as source:  # type: ignore[type-var]
+                async for chunk in source:
+                    if len(chunk) < SMALL_BYTES_MAX:
+                        id_ = chunk_id(keys, chunk, salt)
+                    else:
+                        id_ = await self._pool.run(chunk_id, keys, chunk, salt)
+                    ids.append(id_)
+                    size += len(chunk)
+                    uploader.check_size(name, size, options.chunk_bytes)
+                    under_way.append(asyncio.create_task(self._place(id_, chunk, salt, trust)))
+                    if len(under_way) >= CHUNKS_AHEAD:
+                        found.append(await under_way[0])
+                        del under_way[0]
+                    self._counted(len(chunk), name)
+                    if size == CHUNKS_AHEAD * options.chunk_bytes:
+                        uploader.warm()
+            for task in under_way:
+                found.append(await task)
+        except BaseException:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+            raise
+        content = recipe.content_id(keys, ids)
+        if options.dedup and trust and not any(not isinstance(one, ChunkPlace) for one in found):
+            known = await self.known_content(content)
+            if known is not None and known.size == size:
+                return Content(content, size, known)
+        made = await uploader.recipe(size, options.chunk_bytes, content, ids, found, salt)
+        return Content(content, size, made)
+
+    async def known_content(self, content: bytes) -> KnownRecipe | None:
+        place = (await self.uploader.index.run(lambda file: file.contents((content,)))).get(content)
+        return None if place is None else KnownRecipe.decode(place)
+
+    async def _place(self, id_: bytes, chunk: Buffer, salt: bytes | None, trust: bool) -> Chunk:
+        if salt is None and trust:
+            known = (await self.uploader.index.chunks((id_,))).get(id_)
+            if known is not None:
+                return await self.known_chunk(id_, chunk, known)
+        return await self.uploader.chunk(id_, chunk, salt)
+
+    async def known_chunk(self, id_: bytes, chunk: Buffer, known: ChunkPlace) -> Chunk:
+        """A chunk that the index knows. One known from its pack's index alone gets its mark: sealing is repeatable."""
+        if known.mark:
+            return known
+        if known.length != len(chunk) + SEAL_OVERHEAD:
+            return await self.uploader.chunk(id_, chunk)
+
+        def mark() -> bytes:
+            sealed = bytearray(known.length)
+            seal_into(self.uploader.chunk_keys, Kind.DATA, id_, chunk, memoryview(sealed))
+            return check16(sealed)
+
+        marked = known._replace(mark=mark() if len(chunk) < INLINE_BYTES else await self._pool.run(mark))
+        batch = Batch()
+        batch.chunks.append((id_, marked))
+        await self.uploader.index.later(batch)
+        return marked
+
+    async def _cut(self, opened: OpenedFile, chunk_bytes: int) -> AsyncIterator[Buffer]:
+        """A file's chunks in buffers that are reused: each is valid until ``CHUNKS_AHEAD`` more were asked for."""
+        ring = [bytearray(chunk_bytes) for _ in range(CHUNKS_AHEAD + 1)]
+        offset = number = 0
+        while True:
+            view = memoryview(ring[number % len(ring)])
+            count = await self._pool.run(opened.read_into, view, offset)
+            if count:
+                yield view[:count]
+            offset += count
+            number += 1
+            if count < chunk_bytes:
+                return
+
+
+async def _slices(data: Buffer, chunk_bytes: int) -> AsyncIterator[Buffer]:
+    view = memoryview(data).cast("B")
+    for start in range(0, len(view), chunk_bytes):
+        yield view[start : start + chunk_bytes]
+
+
+def stat_key(path: str) -> tuple[bytes, bytes]:
+    """(directory, name) under which the index keeps a file's stamp."""
+    directory, base = os.path.split(os.path.abspath(path))
+    return os.fsencode(directory), os.fsencode(base)
+
+
+def directory_draft(path: str, survive: int, mtime_ns: int) -> Draft:
+    """A directory that is made on the way if it is missing."""
+    return Draft(path, RefKind.DIRECTORY, Attributes(0, mtime_ns, DIRECTORY_MODE), survive, ancestor=True)
+
+
+def prepare(draft: Draft, seen: SeenRef | None, options: PutOptions) -> None:
+    """Sets what the draft replaces; Exists or Conflict if that may not be, as far as this device knows."""
+    present = None
+    if seen is not None and seen.version:  # else what stands there is not known
+        present = Present(seen.version, seen.etag, refs.parse_record(seen.record).clear.kind)
+    prepare_over(draft, present, options)
+
+
+def prepare_over(draft: Draft, present: Present | None, options: PutOptions) -> None:
+    """As ``prepare``, over what the coordinator says is there."""
+    if present is None:
+        if options.if_match is not None:
+            raise Conflict(f"{draft.path}: there is no version {str(options.if_match)[:12]} to replace")
+        return
+    draft.seen_version, draft.seen_etag = present.version, present.etag
+    if present.kind is RefKind.TOMBSTONE:
+        if options.if_match is not None:
+            raise Conflict(f"{draft.path} was deleted; there is no version to replace")
+        return
+    if options.rule == "no-clobber":
+        raise Exists(f"{draft.path} exists already and was not replaced")
+    if options.if_match is not None and options.if_match != present.etag:
+        raise Conflict(f"{draft.path} was changed: its etag is {present.etag}", etag=str(present.etag))
+    if (present.kind is RefKind.DIRECTORY) != (draft.kind is RefKind.DIRECTORY):
+        raise Conflict(f"{draft.path} is a {present.kind.name.lower()}; remove it first")
