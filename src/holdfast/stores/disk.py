@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from holdfast import logs
-from holdfast.blob import PIECE_BYTES_MAX, Buffer, Checker, Digest
+from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadConfig, BadRequest, Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
 from holdfast.files import Files
@@ -23,6 +23,7 @@ from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.stores.disk_aside import AsideEntry
 from holdfast.stores.disk_changes import EMPTY, DiskChanges
+from holdfast.stores.disk_intake import Intake, gather
 from holdfast.stores.disk_layout import Layout
 from holdfast.stores.disk_read import SMALL_BYTES_MAX, hash_file, reading
 from holdfast.stores.disk_space import StoreSpace
@@ -81,6 +82,7 @@ class DiskStore:
         self._files = files
         self._pool = pool
         self._sync_pool = sync_pool
+        self._intake = Intake(changes, files=files, pool=pool, sync_pool=sync_pool, visit=self._visit)
         self._puts: dict[Digest, asyncio.Future[Stored | None]] = {}
         self._visits = 0  # functions in a pool now
         self._quiet = asyncio.Event()
@@ -188,54 +190,15 @@ class DiskStore:
         small = size <= SMALL_BYTES_MAX
         fits = changes.space.fits(size)
         # A small body is read before anybody looks whether it is there: a second visit to the pool would cost more.
-        if not (small and fits):
-            if await self._visit(self._sync_pool, changes.look, digest, size):
-                return Stored(digest, size, False)
-            await self._visit(self._pool, changes.look_at_space)
+        if not (small and fits) and await self._visit(self._sync_pool, changes.look_around, digest, size):
+            return Stored(digest, size, False)
         with changes.space.reserved(size):
-            if small:
-                data = await _gather(digest, size, source)
+            if size <= PIECE_BYTES_MAX:
+                data = await gather(digest, size, source)
                 new = await self._visit(self._sync_pool, changes.keep, digest, size, data)
             else:
-                new = await self._receive(digest, size, source)
+                new = await self._intake.take(digest, size, source)
         return Stored(digest, size, new)
-
-    async def _receive(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> bool:
-        """A large body: hashed and written piece by piece while it comes."""
-        changes, checker = self._changes, Checker(digest, size)
-        temporary = changes.temporary()
-        opened: list[int] = []
-
-        def absorb(piece: Buffer) -> None:
-            checker.update(piece)
-            changes.write(opened[0], piece)
-
-        async def take(piece: Buffer) -> None:
-            # One visit for both: where several bodies come at once, each further visit costs more than it overlaps.
-            await self._visit(self._sync_pool, absorb, piece)
-
-        def finish() -> bool:
-            changes.sync(opened[0])
-            changes.close(opened.pop())
-            return changes.place(temporary, digest, size)
-
-        def clean_up() -> None:
-            if opened:
-                self._files.close(opened.pop())
-            changes.commit.discard(temporary)
-
-        try:
-            await self._visit(self._sync_pool, lambda: opened.append(changes.create(temporary)))
-            seen = 0
-            async for piece in _megabytes(source):
-                seen += len(piece)
-                if seen > size:
-                    raise DigestMismatch(f"{digest}: more than the {size} bytes announced")
-                await take(piece)
-            checker.finish()
-            return await self._visit(self._sync_pool, finish)
-        finally:
-            await self._sync_pool.run(clean_up)
 
     # -- reads
 
@@ -385,30 +348,3 @@ class DiskStore:
         finally:
             self._visits -= 1
             self._quiet.set()
-
-
-async def _gather(digest: Digest, size: int, source: AsyncIterable[Buffer]) -> Sequence[Buffer]:
-    """A small body; cut off as soon as it is too long."""
-    parts: list[Buffer] = []
-    seen = 0
-    async for piece in source:
-        seen += len(piece)
-        if seen > size:
-            raise DigestMismatch(f"{digest}: more than the {size} bytes announced")
-        parts.append(bytes(piece))  # no copy if it is bytes; else it would only be valid until the next
-    return parts
-
-
-async def _megabytes(source: AsyncIterable[Buffer]) -> AsyncIterator[Buffer]:
-    """The same bytes in pieces worth a visit to the pool: at least a MiB, but for the last."""
-    held = bytearray()
-    async for piece in source:
-        if not held and len(piece) >= PIECE_BYTES_MAX:
-            yield piece
-            continue
-        held += piece
-        if len(held) >= PIECE_BYTES_MAX:
-            yield held
-            held = bytearray()
-    if held:
-        yield held

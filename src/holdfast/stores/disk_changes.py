@@ -127,8 +127,15 @@ class DiskChanges:
         self.commit.settled(digest)
         return True
 
+    def look_around(self, digest: Digest, size: int) -> bool:
+        """As ``look``; if it is not there, the free space is looked at, too."""
+        there = self.look(digest, size)
+        if not there:
+            self.look_at_space()
+        return there
+
     def keep(self, digest: Digest, size: int, data: Sequence[Buffer]) -> bool:
-        """All of a small blob in one go; True if it is new."""
+        """All of a blob whose bytes have come, in one go; True if it is new."""
         if self.look(digest, size):
             return False
         checker = Checker(digest, size)

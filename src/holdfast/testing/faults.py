@@ -123,6 +123,9 @@ class FaultyFiles:
             raise OSError(error, os.strerror(error), str(self._path(descriptor)))
         self.inner.write(descriptor, data)
 
+    def write_back(self, descriptor: int, offset: int, size: int) -> None:
+        self.inner.write_back(descriptor, offset, size)
+
     def sync(self, descriptor: int) -> None:
         self._pass("sync", self._path(descriptor))
         self.inner.sync(descriptor)
