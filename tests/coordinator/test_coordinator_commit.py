@@ -21,7 +21,7 @@ COMMITTED = [["committed"]]
 async def test_put_then_read(hall: Hall) -> None:
     owner = hall.owner
     plan = await owner.ask(routes.PLAN, m.PlanRequest(vault=owner.vault.id, items=[m.PlanItem(size=1000)]))
-    assert plan.copies == 5
+    assert (plan.wanted, plan.least) == (5, 5)
     assert len(plan.items[0].candidates) == 6
     written = owner.write("a", [digest_of("a")])
     assert await owner.states([written], packs=[hall.pack("a")]) == COMMITTED

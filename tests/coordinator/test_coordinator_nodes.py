@@ -231,7 +231,7 @@ async def test_too_few_nodes_says_both_numbers_and_the_command(bare_hall: Hall) 
     with pytest.raises(TooFewNodes, match=r"5 copies .* only 3 nodes .* holdfast policy survive 2") as caught:
         await plan(bare_hall)
     assert caught.value.extra == {"registered": 3, "copies": 5}
-    assert (await plan(bare_hall, allow_degraded=True)).copies == 2
+    assert (await plan(bare_hall, allow_degraded=True)).least == 2
 
 
 async def test_two_nodes_on_one_store_are_one_node(bare_hall: Hall) -> None:
@@ -262,7 +262,14 @@ async def test_enough_nodes_that_do_not_answer_is_unavailable(hall: Hall) -> Non
         await one.beat(leaving=True)
     with pytest.raises(Unavailable, match="6 nodes are registered, but only 4 are up"):
         await plan(hall)
-    assert (await plan(hall, copies=None, allow_degraded=True)).copies == 2
+    found = await plan(hall, copies=None, allow_degraded=True)
+    assert (found.wanted, found.least, len(found.items[0].candidates)) == (5, 2, 4)
+
+
+async def test_a_degraded_plan_names_nodes_for_all_copies(hall: Hall) -> None:
+    """Fewer copies are what is settled for, not what is aimed at."""
+    found = await plan(hall, allow_degraded=True)
+    assert (found.wanted, found.least, len(found.items[0].candidates)) == (5, 2, 6)
 
 
 async def test_nodes_without_room_get_nothing(hall: Hall) -> None:
@@ -287,10 +294,10 @@ async def test_plans_that_nobody_used_do_not_fill_the_network(hall: Hall) -> Non
 
 async def test_more_copies_may_be_asked_but_never_fewer(bare_hall: Hall) -> None:
     await bare_hall.make(survive=2, nodes=6)
-    assert (await plan(bare_hall)).copies == 3
-    assert (await plan(bare_hall, copies=1)).copies == 3
+    assert (await plan(bare_hall)).wanted == 3
+    assert (await plan(bare_hall, copies=1)).wanted == 3
     found = await plan(bare_hall, copies=5)
-    assert found.copies == 5
+    assert found.wanted == 5
     assert len(found.items[0].candidates) == 6
 
 
@@ -347,7 +354,7 @@ async def test_the_policy_is_changed_by_an_operator_against_its_version(hall: Ha
     assert (await hall.nodes[0].beat()).settings.survive == 1
     await hall.restart()
     assert (await user.ask(routes.POLICY)).survive == 1
-    assert (await plan(hall)).copies == 2
+    assert (await plan(hall)).wanted == 2
 
 
 async def test_a_higher_policy_asks_more_of_packs_that_are_known(bare_hall: Hall) -> None:

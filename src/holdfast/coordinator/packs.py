@@ -42,7 +42,8 @@ class Packs:
     # --- plans ---
 
     async def plan(self, call: Call, request: m.PlanRequest) -> m.Plan:
-        """Candidates for packs and put grants for them.
+        """Candidates for packs and put grants for them: as many as the policy wants and some to spare, also where fewer
+        copies will do.
 
         TooFewNodes when fewer nodes are registered than copies are needed, Unavailable when enough are but do not
         answer, NoSpace when they have no room, QuotaExceeded.
@@ -51,12 +52,12 @@ class Packs:
         vault = state.access.require(call.caller, request.vault, WRITE)
         assert call.caller is not None
         state.position.check(request.epoch, request.commit)
-        copies = max(state.policy.survive + 1, request.copies or 1)
+        wanted = least = max(state.policy.survive + 1, request.copies or 1)
         if request.allow_degraded:
-            copies = enough_when_degraded(copies, state.settings.floor)
-        have = await self._have(vault, request, copies)
+            least = enough_when_degraded(wanted, state.settings.floor)
+        have = await self._have(vault, request, least)
         await self._check_quota(vault, request, have)
-        sites = self._sites(copies)
+        sites = self._sites(least)
         avoid = frozenset(node.number for id_ in request.avoid if (node := state.registry.get(id_)) is not None)
         slots: list[m.PlanSlot] = []
         numbers: dict[int, int] = {}
@@ -65,14 +66,14 @@ class Packs:
             if item.digest in have:
                 slots.append(m.PlanSlot(have=True))
                 continue
-            chosen = choose(sites, item.size, copies, state.settings.candidates_more, state.randomness, avoid)
-            if len(chosen) < copies:  # not every plan is used: what nodes say themselves decides
+            chosen = choose(sites, item.size, wanted, state.settings.candidates_more, state.randomness, avoid)
+            if len(chosen) < wanted:  # not every plan is used: what nodes say themselves decides
                 sites = state.registry.sites(less_planned=False)
-                chosen = choose(sites, item.size, copies, state.settings.candidates_more, state.randomness, avoid)
-            if len(chosen) < copies:
+                chosen = choose(sites, item.size, wanted, state.settings.candidates_more, state.randomness, avoid)
+            if len(chosen) < least:
                 raise NoSpace(
                     f"{len(chosen)} of the {len(sites)} nodes that are up have room for {item.size} bytes, "
-                    f"{copies} copies are asked: add nodes or delete something"
+                    f"{least} copies are asked: add nodes or delete something"
                 )
             for site in chosen:
                 planned[site.number] += item.size
@@ -81,7 +82,8 @@ class Packs:
         return m.Plan(
             items=slots,
             nodes=[self._plan_node(number, planned[number], vault.id, call.caller, until) for number in numbers],
-            copies=copies,
+            wanted=wanted,
+            least=least,
             expires=until,
             epoch=state.position.epoch,
             commit=state.position.commit,

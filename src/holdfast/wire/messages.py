@@ -302,14 +302,16 @@ class PlanNode(Answer, frozen=True, kw_only=True):
 
 
 class Plan(Answer, frozen=True, kw_only=True):
-    """``copies``: receipts that a pack needs; ``expires``: when plan and grants end; ``urls``: the coordinator's.
+    """``wanted``: receipts that a pack shall have; ``least``: those that will do when no more can be had, fewer than
+    ``wanted`` only where that was asked; ``expires``: when plan and grants end; ``urls``: the coordinator's.
 
     ``unread``, here and in other answers: the vault has adopted packs that none of its devices has read.
     """
 
     items: list[PlanSlot]
     nodes: list[PlanNode]
-    copies: int
+    wanted: int
+    least: int
     expires: int
     epoch: int
     commit: int

@@ -27,10 +27,11 @@ EXPIRY_MARGIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for one pack of up to ``size`` bytes: ``copies`` receipts from ``candidates`` are wanted."""
+    """A place for one pack of up to ``size`` bytes: ``wanted`` receipts from ``candidates``, or at least ``least``."""
 
     candidates: tuple[m.PlanNode, ...]
-    copies: int
+    wanted: int
+    least: int
     expires: int
     size: int
 
@@ -135,7 +136,7 @@ class Plans:
             ),
         )
         return [
-            Slot(tuple(plan.nodes[number] for number in item.candidates), plan.copies, plan.expires, size)
+            Slot(tuple(plan.nodes[number] for number in item.candidates), plan.wanted, plan.least, plan.expires, size)
             for item in plan.items
         ]
 

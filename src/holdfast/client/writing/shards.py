@@ -1,6 +1,7 @@
 """Sending one pack to as many nodes as it needs: side by side, failures replaced, a straggler hedged.
 
-Never fewer receipts than the plan asks for: that is promise 1 of docs/design.md. What happens to the pack afterwards
+Never fewer receipts than the plan asks for: that is promise 1 of docs/design.md. Where the plan says that fewer will do
+(a delete, ``--allow-degraded``), they do only when no more can be had soon. What happens to the pack afterwards
 (register, commit) is the uploader's.
 """
 
@@ -48,7 +49,10 @@ class ShardSender:
         self._clock = clock
 
     async def send(self, digest: Digest, data: Buffer, plans: Plans) -> Sent:
-        """Returns with ``copies`` receipts; Unavailable names the nodes that failed when they cannot be had."""
+        """Returns with the receipts that the plan wants, or with its least when more cannot be had soon.
+
+        Unavailable names the nodes that failed when not even those are to be had, NoSpace if that is why.
+        """
         slot = await plans.take(len(data))
         sending = _Sending(self, digest, data, slot, plans)
         try:
@@ -82,7 +86,8 @@ class _Sending:
         self._digest = digest
         self._data = data
         self._plans = plans
-        self._copies = slot.copies
+        self._wanted = slot.wanted
+        self._least = slot.least
         self._tasks: dict[asyncio.Task[bytes], PlanNode] = {}
         self._receipts: dict[Id, tuple[bytes, PlanNode]] = {}
         self._tried: set[Id] = set()
@@ -90,38 +95,50 @@ class _Sending:
         self._errors: list[HoldfastError] = []
         self._planned = 1
         self._left: deque[PlanNode] = deque()
+        self._resting: set[Id] = set()
         self._queue(slot)
 
     async def run(self) -> Sent:
         clock = self._sender._clock
-        began = clock.monotonic()
-        while len(self._tasks) < self._copies and self._left:
-            self._begin()
+        began = last = clock.monotonic()
         typical = 0.0
-        while len(self._receipts) < self._copies:
-            if not self._tasks and not await self._more():
-                raise self._failure()
-            wait: float | None = None
-            missing = self._copies - len(self._receipts)
-            if self._left and len(self._tasks) == missing and len(self._receipts) * 2 >= self._copies:
-                wait = max(began + max(HEDGE_S_MIN, HEDGE_TIMES * typical) - clock.monotonic(), 0.0)
-            done, _ = await asyncio.wait(self._tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            if not done and self._left:
-                _log.info("shard_hedged", pack=str(self._digest), slow=[node.name for node in self._tasks.values()])
+        while (missing := self._wanted - len(self._receipts)) > 0:
+            while len(self._tasks) < missing and (self._worth_a_try() or await self._more()):
                 self._begin()
+            if not self._tasks:
+                if self._may_ask_again():
+                    continue
+                break
+            patience = max(HEDGE_S_MIN, HEDGE_TIMES * typical)
+            wait: float | None = None
+            hedge = self._worth_a_try() and len(self._tasks) == missing and len(self._receipts) * 2 >= self._wanted
+            if hedge:
+                wait = max(began + patience - clock.monotonic(), 0.0)
+            elif len(self._receipts) >= self._least:
+                wait = max(last + patience - clock.monotonic(), 0.0)
+            done, _ = await asyncio.wait(self._tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                slow = [node.name for node in self._tasks.values()]
+                if not hedge:
+                    _log.info("shard_settled", pack=str(self._digest), copies=len(self._receipts), slow=slow)
+                    break
+                _log.info("shard_hedged", pack=str(self._digest), slow=slow)
+                self._begin()
+                last = clock.monotonic()
             for task in done:
                 node = self._tasks.pop(task)
                 error = task.exception()
                 if error is None:
                     self._receipts[node.id] = (task.result(), node)
-                    typical = clock.monotonic() - began
+                    last = clock.monotonic()
+                    typical = last - began
                 elif isinstance(error, HoldfastError):
                     self._reasons[node.name] = reason_of(error.detail, node.url)
                     self._errors.append(error)
                 else:
                     raise error
-            while len(self._tasks) < self._copies - len(self._receipts) and (self._left or await self._more()):
-                self._begin()
+        if len(self._receipts) < self._least:
+            raise self._failure()
         kept = list(self._receipts.values())
         return Sent(
             self._digest, len(self._data), tuple(receipt for receipt, _ in kept), tuple(node for _, node in kept)
@@ -141,13 +158,27 @@ class _Sending:
 
     def _queue(self, slot: Slot) -> None:
         latency = self._sender._latency
-        resting = set(latency.resting([node.id for node in slot.candidates], self._sender._clock.monotonic()))
-        fresh = [node for node in slot.candidates if node.id not in self._tried]
-        self._left.extend(sorted(fresh, key=lambda node: node.id in resting))
+        waiting = {node.id: node for node in (*slot.candidates, *self._left) if node.id not in self._tried}
+        self._resting = set(latency.resting(waiting, self._sender._clock.monotonic()))
+        self._left = deque(sorted(waiting.values(), key=lambda node: node.id in self._resting))
+
+    def _enough(self) -> bool:
+        """Would the least be reached if all that is under way ends well, and do fewer than wanted do?"""
+        return self._least < self._wanted and len(self._tasks) + len(self._receipts) >= self._least
+
+    def _worth_a_try(self) -> bool:
+        """Is there another candidate? Where fewer do, one that has failed a moment ago is none."""
+        return bool(self._left) and not (self._enough() and self._left[0].id in self._resting)
+
+    def _may_ask_again(self) -> bool:
+        """For another plan. Where fewer do, one more is asked, and only for those that failed."""
+        if self._enough():
+            return bool(self._reasons) and self._planned == 1
+        return self._planned < PLANS_MAX
 
     async def _more(self) -> bool:
         """Other candidates; False when there are none."""
-        if self._planned >= PLANS_MAX:
+        if not self._may_ask_again():
             return False
         self._planned += 1
         self._plans.forget()
@@ -160,11 +191,11 @@ class _Sending:
             self._planned = PLANS_MAX
             return False
         self._queue(slot)
-        return bool(self._left)
+        return self._worth_a_try()
 
     def _failure(self) -> HoldfastError:
         reasons = reasons_text(self._reasons) or "no node to ask"
-        text = f"only {len(self._receipts)} of {self._copies} copies could be stored ({reasons})"
+        text = f"only {len(self._receipts)} of {self._least} copies could be stored ({reasons})"
         if self._errors and all(isinstance(error, NoSpace) for error in self._errors):
             return NoSpace(text)
         return Unavailable(text)
