@@ -67,6 +67,10 @@ class Files(Protocol):
         """All of ``data`` at the current position; a short write is continued."""
         ...
 
+    def allocate(self, descriptor: int, size: int) -> None:
+        """A new file gets ``size`` bytes of its own on the disk, zeros when read."""
+        ...
+
     def write_back(self, descriptor: int, offset: int, size: int) -> None:
         """A hint: the disk may begin with these bytes, which will be synced. Promises nothing, reports nothing."""
         ...
@@ -147,6 +151,9 @@ class OsFiles:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        os.posix_fallocate(descriptor, 0, size)
 
     def write_back(self, descriptor: int, offset: int, size: int) -> None:
         if _sync_file_range is not None:

@@ -17,6 +17,7 @@ from holdfast.auth.grants import Receipt
 from holdfast.blob import Digest
 from holdfast.errors import HoldfastError, NoSpace, NotFound
 from holdfast.pool import ThreadPool
+from holdfast.stores.ballast import BALLAST_BYTES
 from holdfast.wire import routes
 from holdfast.wire.network import TcpNetwork
 
@@ -91,7 +92,7 @@ async def test_a_full_disk_is_read_and_emptied_and_filled_again(
     network = TcpNetwork()
     coordinator = Coordinator(network)
     await coordinator.start()
-    house = House(disk.path / "node", coordinator, network, ThreadPool(4), reserve=RESERVE_BYTES)
+    house = House(disk.path / "node", coordinator, network, ThreadPool(4), reserve=RESERVE_BYTES, ballast=BALLAST_BYTES)
     try:
         await house.make()
         await house.start()
@@ -99,16 +100,23 @@ async def test_a_full_disk_is_read_and_emptied_and_filled_again(
         for _ in range(ROUNDS):
             await filled.fill()
             if foreign:
-                await asyncio.to_thread(_fill_up, disk.path / "ballast")
+                await asyncio.to_thread(_fill_up, disk.path / "foreign")
             assert filled.refused >= CLIENTS
             await filled.check()
-            if foreign:  # then a delete may be refused, and no other blob suffers from it
-                with contextlib.suppress(NoSpace):
-                    await filled.delete_half()
+            if foreign:  # reads and deletes go on, also after a start
+                assert await asyncio.to_thread(_free, disk.path) == 0
+                await filled.delete_half()
+                await house.stop()
+                await house.start()
                 await filled.check()
-                (disk.path / "ballast").unlink()
+                await filled.delete_half()
+                await asyncio.to_thread(_fill_up, disk.path / "foreign")
+                await filled.check()
+                (disk.path / "foreign").unlink()
             await filled.delete_half()
             await house.running.store.purge_trash(float("inf"))  # type: ignore[attr-defined]
+            for held in ("ballast", "ledger.ballast"):
+                assert (house.path / held).exists(), "made again when there is room"
             filled.refused = 0
         await filled.fill()
         await house.stop()
@@ -118,6 +126,10 @@ async def test_a_full_disk_is_read_and_emptied_and_filled_again(
         with contextlib.suppress(HoldfastError):
             await house.close()
         await asyncio.to_thread(disk.unmount)
+
+
+def _free(path: Path) -> int:
+    return os.statvfs(path).f_bavail
 
 
 def _fill_up(path: Path) -> None:

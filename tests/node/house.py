@@ -123,6 +123,7 @@ class House:
     settings: NodeSettings = field(default_factory=NodeSettings)
     capacity: int | None = None
     reserve: int = 0
+    ballast: int = 0
     elsewhere: Path | None = None  # where the store lies, if not in the node's own directory
     node: Node | None = None
     _stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
@@ -178,10 +179,13 @@ class House:
             expected_id=directory.record.store_id,
             capacity_bytes=self.capacity,
             reserve_bytes=self.reserve,
+            ballast_bytes=self.ballast,
             trash_clock=lambda: slow_clock.read(self.clock),
         )
         stack.push_async_callback(store.close)
-        ledger = await Ledger.open(self.path, files=self.files, writer=pools[1], reader=pools[2])
+        ledger = await Ledger.open(
+            self.path, files=self.files, writer=pools[1], reader=pools[2], ballast_bytes=self.ballast
+        )
         stack.push_async_callback(ledger.close, clean=False)  # after a stop it has no effect; otherwise: a crash
         http = HttpClient(identity=directory.identity, network=self.network, clock=self.clock)
         stack.push_async_callback(http.close)

@@ -12,6 +12,7 @@ from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import BadConfig, Corrupt, HoldfastError, NoSpace, NotFound, StorePoisoned, Unavailable
 from holdfast.pool import InlinePool
+from holdfast.stores.ballast import BALLAST_BYTES
 from holdfast.stores.disk import DiskStore, Verdict
 from holdfast.stores.protocol import get_bytes, put_bytes
 from holdfast.testing.crash_disk import CrashDisk
@@ -257,3 +258,47 @@ async def test_a_truncated_file_is_corrupt_in_the_middle_of_a_read() -> None:
                 disk._file(path).seen[100:] = b""
     with pytest.raises(Corrupt):
         await store.open_file(Digest.of(LARGE), size=len(LARGE))
+
+
+async def test_a_delete_finds_room_on_a_disk_that_others_filled() -> None:
+    disk = CrashDisk(SeededRandomness(1), total_bytes=10 * BALLAST_BYTES)
+    files = FaultyFiles(disk)
+    await DiskStore.init(ROOT, files=files, pool=POOL, randomness=SeededRandomness(2))
+
+    async def opened() -> DiskStore:
+        return await DiskStore.open(ROOT, files=files, pool=POOL, clock=SystemClock(), ballast_bytes=BALLAST_BYTES)
+
+    store = await opened()
+    ballast = ROOT / "ballast"
+    blobs = [b"first", b"second", b"third"]
+    for data in blobs:
+        await put_bytes(store, data)
+    assert disk.size(ballast) == BALLAST_BYTES
+    files.set(Fault("link", errno.ENOSPC))
+    with pytest.raises(NoSpace):
+        await put_bytes(store, b"more")
+    assert disk.size(ballast) == BALLAST_BYTES, "a put gets none of it"
+    for what in (store.delete([Digest.of(b"first")]), store.quarantine(Digest.of(b"second"), "a test")):
+        files.set(Fault("link", errno.ENOSPC))
+        await what
+        assert disk.size(ballast) is None
+        await store.purge_trash(float("inf"))  # where there is room again, it is made again
+        assert disk.size(ballast) == BALLAST_BYTES
+    files.set(Fault("link", errno.ENOSPC, times=2))  # others were quicker
+    with pytest.raises(NoSpace):
+        await store.delete([Digest.of(b"third")])
+    assert store.poisoned is None
+    assert await holds(store, b"third")
+    files.set(Fault("allocate", errno.ENOSPC))
+    await store.purge_trash(float("inf"))
+    assert disk.size(ballast) is None, "no half of one"
+    await store.close()
+    await (await opened()).close()
+    assert disk.size(ballast) == BALLAST_BYTES
+    foreign = disk.create(Path("/data/foreign"))
+    disk.write(foreign, bytes(disk.space(ROOT).free))
+    disk.close(foreign)
+    store = await opened()  # a full disk at the start: now or never
+    assert disk.size(ballast) is None
+    await store.delete([Digest.of(b"third")])
+    await store.close()

@@ -19,6 +19,7 @@ from holdfast.peers.origin_store import StoreOrigin
 from holdfast.pool import Pool
 from holdfast.stores import disk_layout
 from holdfast.stores import url as store_urls
+from holdfast.stores.ballast import BALLAST_BYTES
 from holdfast.stores.disk import DiskStore
 from holdfast.stores.open_url import Seams, init_store, open_store
 from holdfast.stores.url import StoreUrl
@@ -105,6 +106,7 @@ async def open_store_of(
             expected_id=record.store_id,
             capacity_bytes=record.capacity,
             reserve_bytes=reserve_bytes(machine.files.space(root).total),
+            ballast_bytes=BALLAST_BYTES,
             trash_clock=slow_time,
         )
         opened.push_async_callback(disk.close)

@@ -39,6 +39,7 @@ from holdfast.peers.origin import TOKEN_BYTES_MAX, Origin, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
 from holdfast.stores import disk_layout
+from holdfast.stores.ballast import BALLAST_BYTES
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, checked_url
 
@@ -152,7 +153,9 @@ async def make_node(
         writer, reader = machine.pool(1, "ledger"), machine.pool(1, "ledger-read")
         for made in (pool, writer, reader):
             opened.callback(made.close)
-        ledger = Ledger(data / "ledger.db", files=machine.files, writer=writer, reader=reader)
+        ledger = Ledger(
+            data / "ledger.db", files=machine.files, writer=writer, reader=reader, ballast_bytes=BALLAST_BYTES
+        )
         store = await open_store_of(
             data,
             directory.record,

@@ -44,10 +44,10 @@ class _Waiting(NamedTuple):
 class Ledger:
     """Use from one event loop; any number of calls at once. Make one with ``open``."""
 
-    def __init__(self, path: Path, *, files: Files, writer: Pool, reader: Pool) -> None:
+    def __init__(self, path: Path, *, files: Files, writer: Pool, reader: Pool, ballast_bytes: int = 0) -> None:
         """``start`` first. ``writer`` and ``reader`` have one thread each and serve nothing else; they stay the
-        caller's."""
-        self._file = LedgerFile(path, files)
+        caller's. ``ballast_bytes`` of the disk are held, so that a removal finds room where others left none."""
+        self._file = LedgerFile(path, files, ballast_bytes)
         self._writer = writer
         self._reader = reader
         self._cache: OrderedDict[Digest, Entry] = OrderedDict()
@@ -58,9 +58,9 @@ class Ledger:
         self._closed = False
 
     @classmethod
-    async def open(cls, directory: Path, *, files: Files, writer: Pool, reader: Pool) -> Ledger:
+    async def open(cls, directory: Path, *, files: Files, writer: Pool, reader: Pool, ballast_bytes: int = 0) -> Ledger:
         """The ledger in ``directory``, started."""
-        ledger = cls(directory / "ledger.db", files=files, writer=writer, reader=reader)
+        ledger = cls(directory / "ledger.db", files=files, writer=writer, reader=reader, ballast_bytes=ballast_bytes)
         await ledger.start()
         return ledger
 

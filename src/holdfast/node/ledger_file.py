@@ -20,6 +20,8 @@ from holdfast.files import Files, read_file, write_file
 from holdfast.inventory import PREFIXES
 from holdfast.node.ledger_rows import COLUMNS, Change, Entry, Kept, applied, bytes_of, entry_of, int_of, span_of, values
 from holdfast.node.ledger_totals import Totals
+from holdfast.stores.ballast import Ballast
+from holdfast.stores.disk_health import FULL
 
 SCHEMA_VERSION = 1
 SEQUENCE_BLOCK = 1 << 20
@@ -54,8 +56,9 @@ _log = logs.get_logger(__name__)
 class LedgerFile:
     """``start`` first; ``write``, ``count`` and ``stop`` in one thread, ``start_reading`` and questions in another."""
 
-    def __init__(self, path: Path, files: Files) -> None:
+    def __init__(self, path: Path, files: Files, ballast_bytes: int = 0) -> None:
         self.path = path
+        self._ballast = Ballast(files, path.with_name("ledger.ballast"), ballast_bytes)
         self.totals = Totals()
         """As they were at the start; kept up to date by the owner."""
         self.sequence = 0
@@ -74,6 +77,7 @@ class LedgerFile:
     def start(self) -> None:
         """Opens or makes the file; one that is no ledger any more is set aside. BadConfig."""
         try:
+            self._ballast.start()
             if not self._try_start():
                 self._set_aside()
                 if not self._try_start():
@@ -180,6 +184,25 @@ class LedgerFile:
         """One transaction; of each change the row before, the row after, and whether ``totals`` change with it."""
         if self.broken is not None:
             raise StorePoisoned(self.broken)
+        try:
+            written = self._write(group)
+        except apsw.FullError:
+            removes = any(change.here is False for change in group)
+            if not removes or not self._make_room():
+                raise
+            written = self._write(group)
+        self._ballast.restore()
+        return written
+
+    def _make_room(self) -> bool:
+        """For rows that say that something goes. What is in the log moves to the file, so that the log begins anew."""
+        given_up = self._ballast.give_up()
+        with contextlib.suppress(apsw.FullError, apsw.BusyError):
+            _, pages, moved = self._writing.execute("PRAGMA wal_checkpoint(RESTART)").fetchone() or (0, 0, 0)
+            return given_up or (int_of(pages) > 0 and pages == moved)
+        return given_up
+
+    def _write(self, group: Sequence[Change]) -> list[tuple[Entry | None, Entry | None, bool]]:
         written = []
         with self._writing:
             for change in group:
@@ -220,15 +243,15 @@ class LedgerFile:
         data = read_file(self._files, path, 32)
         if data is not None and not data.strip().isdigit():
             raise BadConfig(f"{path} is damaged: it should hold one number")
-        self._next = max(self._next, int(data) if data else 1, self._limit)
-        self._limit = self._next + SEQUENCE_BLOCK
-        write_file(self._files, path, f"{self._limit}\n".encode())
+        first = max(self._next, int(data) if data else 1, self._limit)
+        write_file(self._files, path, f"{first + SEQUENCE_BLOCK}\n".encode())
+        self._next, self._limit = first, first + SEQUENCE_BLOCK
 
     # -- errors
 
     def translated(self, error: Exception) -> Exception:
         """What a failed write means; a broken disk ends all writing."""
-        if isinstance(error, _FULL):
+        if isinstance(error, _FULL) or (isinstance(error, OSError) and error.errno in FULL):
             return NoSpace("the disk of the ledger is full")
         if isinstance(error, _BROKEN) or (isinstance(error, OSError) and not isinstance(error, StorePoisoned)):
             if self.broken is None:

@@ -82,7 +82,7 @@ class DiskStore:
         self._files = files
         self._pool = pool
         self._sync_pool = sync_pool
-        self._intake = Intake(changes, files=files, pool=pool, sync_pool=sync_pool, visit=self._visit)
+        self._intake = Intake(changes, files=files, pool=pool, sync_pool=sync_pool)
         self._puts: dict[Digest, asyncio.Future[Stored | None]] = {}
         self._visits = 0  # functions in a pool now
         self._quiet = asyncio.Event()
@@ -106,15 +106,18 @@ class DiskStore:
         expected_id: str | None = None,
         capacity_bytes: int | None = None,
         reserve_bytes: int = 0,
+        ballast_bytes: int = 0,
         trash_clock: Callable[[], float] | None = None,
     ) -> DiskStore:
         """Takes the lock, sweeps what a crash left and, unless the last stop was clean, counts what is there.
 
         Of many blobs most are counted after this has returned: ``space`` shows too few ``used`` until then.
 
-        ``sync_pool`` (a few threads of its own, so that hashing never waits for the disk) and ``pool`` stay the
-        caller's. ``trash_clock`` gives seconds for the age of trash: a node hands in its slow clock; without one it is
-        ``clock.now``. BadConfig: no store there, another than ``expected_id``, or in use.
+        ``reserve_bytes`` of the file system are left to others by puts; ``ballast_bytes`` are held, so that a delete
+        finds room where others have left none. ``sync_pool`` (a few threads of its own, so that hashing never waits
+        for the disk) and ``pool`` stay the caller's. ``trash_clock`` gives seconds for the age of trash: a node hands
+        in its slow clock; without one it is ``clock.now``. BadConfig: no store there, another than ``expected_id``, or
+        in use.
         """
         paths = Layout(root)
 
@@ -124,7 +127,12 @@ class DiskStore:
             lock.__enter__()
             try:
                 changes = DiskChanges(
-                    files, paths, capacity=capacity_bytes, reserve=reserve_bytes, trash_clock=trash_clock or clock.now
+                    files,
+                    paths,
+                    capacity=capacity_bytes,
+                    reserve=reserve_bytes,
+                    ballast=ballast_bytes,
+                    trash_clock=trash_clock or clock.now,
                 )
                 changes.recover()
             except BaseException as error:
@@ -197,7 +205,7 @@ class DiskStore:
                 data = await gather(digest, size, source)
                 new = await self._visit(self._sync_pool, changes.keep, digest, size, data)
             else:
-                new = await self._intake.take(digest, size, source)
+                new = await self._intake.take(digest, size, source, self._visit)
         return Stored(digest, size, new)
 
     # -- reads

@@ -12,11 +12,13 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from holdfast import logs
 from holdfast.blob import Buffer, Checker, Digest
-from holdfast.errors import Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
+from holdfast.errors import Corrupt, DigestMismatch, HoldfastError, NoSpace, NotFound, Unavailable
 from holdfast.files import Files
+from holdfast.stores.ballast import Ballast
 from holdfast.stores.disk_aside import Aside
 from holdfast.stores.disk_commit import Commit
 from holdfast.stores.disk_health import DiskHealth
@@ -28,6 +30,9 @@ from holdfast.stores.protocol import Info
 
 _log = logs.get_logger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 EMPTY = Digest.of(b"")
 COUNT_AT_START = 20_000
 """Blobs that a start after an unclean stop looks at before it serves; the others are counted meanwhile."""
@@ -37,7 +42,14 @@ class DiskChanges:
     """The blocking half of a disk store; its methods may run in several threads at once."""
 
     def __init__(
-        self, files: Files, paths: Layout, *, capacity: int | None, reserve: int, trash_clock: Callable[[], float]
+        self,
+        files: Files,
+        paths: Layout,
+        *,
+        capacity: int | None,
+        reserve: int,
+        ballast: int,
+        trash_clock: Callable[[], float],
     ) -> None:
         self.health = DiskHealth(str(paths.root))
         self.space = SpaceBook(capacity=capacity, reserve=reserve, free=files.space(paths.root).free)
@@ -45,6 +57,7 @@ class DiskChanges:
         self.quarantine = Aside(files, paths.quarantine)
         self.commit = Commit(files, paths, self.health)
         self.tally = Tally(files, paths.clean)
+        self._ballast = Ballast(files, paths.ballast, ballast)
         self._files = files
         self._paths = paths
         self._trash_clock = trash_clock
@@ -55,6 +68,7 @@ class DiskChanges:
 
     def recover(self) -> None:
         """Once, before anything else: sweeps what a crash left and counts what is there, or begins to."""
+        self._ballast.start()
         used = self.tally.take()
         for name in self._files.list(self._paths.incoming):
             self._files.unlink(self._paths.incoming / name)
@@ -110,7 +124,10 @@ class DiskChanges:
     def look_at_space(self) -> None:
         """Asks how much is free; a refusal leaves the last answer standing."""
         with contextlib.suppress(OSError):
-            self.space.seen(self._files.space(self._paths.root).free)
+            free = self._files.space(self._paths.root).free
+            self.space.seen(free)
+            if self.health.poisoned is None:
+                self._ballast.restore(free)
 
     # -- put
 
@@ -227,26 +244,39 @@ class DiskChanges:
         """Moves what is there to trash, durably."""
         self.health.check()
         with self._moving:
-            now = self._trash_clock()
-            found: list[Info] = []
-            for digest in dict.fromkeys(wanted):
-                path = self._paths.blob(digest)
-                size = self._files.size(path)
-                if size is None:
-                    continue
-                with self.health.changing("a move to trash"):
-                    replaced = self.trash.link(path, digest, size, now)
-                self.space.move(trash=size - replaced)
-                found.append(Info(digest, size))
-            if not found:
-                return
-            self.commit.syncs.sync(self._paths.trash)
-            for digest, size in found:
-                with self.health.changing("a move to trash"), self.tally.change(digest) as counted:
-                    self._files.unlink(self._paths.blob(digest))
-                    self.space.move(used=-size if counted else 0)
-            for directory in dict.fromkeys(self._paths.directory(digest) for digest, _ in found):
-                self.commit.syncs.sync(directory)
+            self._freeing(self._delete, wanted)
+
+    def _freeing(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What makes room in the end: on a full disk it is tried once more without the ballast."""
+        try:
+            return function(*args, **kwargs)
+        except NoSpace:
+            with self.health.changing("giving up the ballast"):
+                if not self._ballast.give_up():
+                    raise
+            return function(*args, **kwargs)
+
+    def _delete(self, wanted: Sequence[Digest]) -> None:
+        now = self._trash_clock()
+        found: list[Info] = []
+        for digest in dict.fromkeys(wanted):
+            path = self._paths.blob(digest)
+            size = self._files.size(path)
+            if size is None:
+                continue
+            with self.health.changing("a move to trash"):
+                replaced = self.trash.link(path, digest, size, now)
+            self.space.move(trash=size - replaced)
+            found.append(Info(digest, size))
+        if not found:
+            return
+        self.commit.syncs.sync(self._paths.trash)
+        for digest, size in found:
+            with self.health.changing("a move to trash"), self.tally.change(digest) as counted:
+                self._files.unlink(self._paths.blob(digest))
+                self.space.move(used=-size if counted else 0)
+        for directory in dict.fromkeys(self._paths.directory(digest) for digest, _ in found):
+            self.commit.syncs.sync(directory)
 
     def discard(self, wanted: Sequence[Digest]) -> None:
         """Removes for good. By way of the trash, so that a crash leaves each blob either whole or gone."""
@@ -296,7 +326,7 @@ class DiskChanges:
         """Moves the copy to quarantine; False if there is none."""
         self.health.check()
         with self._moving:
-            return self._set_aside(digest, reason)
+            return self._freeing(self._set_aside, digest, reason)
 
     def _set_aside(self, digest: Digest, reason: str) -> bool:
         path = self._paths.blob(digest)

@@ -32,29 +32,28 @@ class Visit(Protocol):
 class Intake:
     """The large bodies of one store; use from one event loop, any number at once."""
 
-    def __init__(self, changes: DiskChanges, *, files: Files, pool: Pool, sync_pool: Pool, visit: Visit) -> None:
+    def __init__(self, changes: DiskChanges, *, files: Files, pool: Pool, sync_pool: Pool) -> None:
         """``pool`` hashes beside the writes of a stream that is alone; all else is done in ``sync_pool``."""
         self._changes = changes
         self._files = files
         self._pool = pool
         self._sync_pool = sync_pool
-        self._visit = visit
         self._streams = 0
 
-    async def take(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> bool:
-        """Keeps the body, durably; True if it is new. DigestMismatch, NoSpace, StorePoisoned: nothing is kept."""
+    async def take(self, digest: Digest, size: int, source: AsyncIterable[Buffer], visit: Visit) -> bool:
+        """Keeps the body, durably, by ``visit``; True if it is new. On any error nothing is kept."""
         changes, checker = self._changes, Checker(digest, size)
         temporary = changes.temporary()
         opened: list[int] = []
-        written = begun = seen = 0
+        written = told = seen = 0
 
         def write(piece: Buffer) -> None:
-            nonlocal written, begun
+            nonlocal written, told
             changes.write(opened[0], piece)
             written += len(piece)
-            if written - begun >= WRITE_BACK_BYTES:
-                self._files.write_back(opened[0], begun, written - begun)
-                begun = written
+            if written - told >= WRITE_BACK_BYTES:
+                self._files.write_back(opened[0], told, written - told)
+                told = written
 
         def absorb(piece: Buffer) -> None:
             checker.update(piece)
@@ -70,22 +69,23 @@ class Intake:
                 self._files.close(opened.pop())
             changes.commit.discard(temporary)
 
-        work: list[asyncio.Task[None]] = []
+        work: list[asyncio.Future[None]] = []
         self._streams += 1
         try:
-            await self._visit(self._sync_pool, lambda: opened.append(changes.create(temporary)))
+            await visit(self._sync_pool, lambda: opened.append(changes.create(temporary)))
             async for piece in _megabytes(source):
                 seen += len(piece)
                 if seen > size:
                     raise DigestMismatch(f"{digest}: more than the {size} bytes announced")
                 await _ended(work)
                 if self._streams == 1:
-                    work = [self._begin(self._pool, checker.update, piece), self._begin(self._sync_pool, write, piece)]
+                    begun = [visit(self._pool, checker.update, piece), visit(self._sync_pool, write, piece)]
                 else:
-                    work = [self._begin(self._sync_pool, absorb, piece)]
+                    begun = [visit(self._sync_pool, absorb, piece)]
+                work = [asyncio.ensure_future(each) for each in begun]
             await _ended(work)
             checker.finish()
-            return await self._visit(self._sync_pool, finish)
+            return await visit(self._sync_pool, finish)
         finally:
             self._streams -= 1
             try:
@@ -93,14 +93,8 @@ class Intake:
             finally:
                 await self._sync_pool.run(clean_up)
 
-    def _begin(self, pool: Pool, function: Callable[[Buffer], None], piece: Buffer) -> asyncio.Task[None]:
-        async def visit() -> None:
-            await self._visit(pool, function, piece)
 
-        return asyncio.get_running_loop().create_task(visit(), name="piece")
-
-
-async def _ended(work: Sequence[asyncio.Task[None]], *, quiet: bool = False) -> None:
+async def _ended(work: Sequence[asyncio.Future[None]], *, quiet: bool = False) -> None:
     """Waits until all have ended, also when cancelled: they use the file. Raises what one of them did, if not quiet."""
     cancelled: asyncio.CancelledError | None = None
     while running := [task for task in work if not task.done()]:

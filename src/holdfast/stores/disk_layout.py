@@ -50,6 +50,10 @@ class Layout:
         return self.root / "lock"
 
     @property
+    def ballast(self) -> Path:
+        return self.root / "ballast"
+
+    @property
     def objects(self) -> Path:
         return self.root / "objects"
 

@@ -238,6 +238,9 @@ class CrashDisk:
             file.seen += data
             self._used += len(data)
 
+    def allocate(self, descriptor: int, size: int) -> None:
+        self.write(descriptor, bytes(size))
+
     def write_back(self, descriptor: int, offset: int, size: int) -> None:
         pass
 

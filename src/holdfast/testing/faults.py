@@ -123,6 +123,10 @@ class FaultyFiles:
             raise OSError(error, os.strerror(error), str(self._path(descriptor)))
         self.inner.write(descriptor, data)
 
+    def allocate(self, descriptor: int, size: int) -> None:
+        self._pass("allocate", self._path(descriptor))
+        self.inner.allocate(descriptor, size)
+
     def write_back(self, descriptor: int, offset: int, size: int) -> None:
         self.inner.write_back(descriptor, offset, size)
 
