@@ -20,6 +20,7 @@ _PARTS = {
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
     "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",
+    "growth": "the same work at ten and a hundred times as many packs",
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"

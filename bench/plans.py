@@ -57,7 +57,7 @@ def _measure(connection: Connection, scale: Scale, listed: Rounds, planned: Roun
     sites = [Site(number, one.store, one.domain, 1 << 50) for number, one in holders.items() if one.live]
     for _ in range(scale.repeat):
         began = time.perf_counter()
-        needs, debt, _, _ = look(connection, net, [], False)
+        needs, debt, _, _ = look(connection, net, [])
         listed.add(time.perf_counter() - began)
         assert len(needs) == min(scale.packs, QUEUE_MAX), "all that the node held is due"
         assert debt.due_packs == scale.packs

@@ -101,5 +101,5 @@ def test_a_new_chain_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         await asyncio.sleep(5 * MINUTE)
         assert {one.digest for one in coordinator(grid).reflog.written or ()} == now, "a restart writes nothing"
 
-    settings = {"reflog_chain": 30 * MINUTE, "heartbeat_interval": MINUTE}
+    settings = {"reflog_chain": 40 * MINUTE, "heartbeat_interval": MINUTE}
     story(tmp_path, tell, nodes=6, survive=4, settings=settings)

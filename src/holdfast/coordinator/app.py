@@ -194,6 +194,7 @@ class Coordinator:
         await self.state.queue.close()
         try:
             await self.state.save()
+            await self.state.save_beliefs()
         except HoldfastError as error:
             _log.error("coordinator_not_saved", reason=error.detail)
 

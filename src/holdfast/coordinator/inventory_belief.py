@@ -1,11 +1,13 @@
 """What each node is believed to hold, as sums in memory: placements and strangers (docs/design.md, 6, Heartbeat).
 
 A node's sum is read from the database once and then follows every change of placements, so that comparing it with a
-heartbeat's root costs nothing. A sum that went wrong is only ever a reason to compare: the placements decide.
+heartbeat's root costs nothing. A clean stop leaves the sums for the next start. A sum that went wrong is only ever a
+reason to compare: the placements decide.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,7 +15,9 @@ from typing import NamedTuple
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.coordinator.transaction import Moves
-from holdfast.inventory import Roots
+from holdfast.inventory import PREFIXES, ROOTS_BYTES, Roots
+
+_COUNTS = struct.Struct(f">{PREFIXES + 1}Q")
 
 
 class Stranger(NamedTuple):
@@ -38,14 +42,20 @@ class Belief:
     highest: int = 0
     strangers: dict[Digest, Stranger] = field(default_factory=dict)
 
+    def encode(self) -> bytes:
+        """The sums of what is on record, without the strangers."""
+        roots = Roots.restored(self.roots.prefixes(), list(map(self.roots.prefix_count, range(PREFIXES))))
+        for digest in self.strangers:
+            roots.remove(digest)
+        return roots.prefixes() + _COUNTS.pack(*map(roots.prefix_count, range(PREFIXES)), self.highest)
+
     @classmethod
-    def of(cls, rows: Iterable[tuple[bytes, int]]) -> Belief:
-        """From (digest, sequence) of the placements."""
-        made = cls(Roots())
-        for digest, sequence in rows:
-            made.roots.add(Digest(digest))
-            made.highest = max(made.highest, sequence)
-        return made
+    def decode(cls, saved: bytes) -> Belief:
+        """ValueError if these are no sums."""
+        if len(saved) != ROOTS_BYTES + _COUNTS.size:
+            raise ValueError("these are not the sums of a node")
+        *counts, highest = _COUNTS.unpack(saved[ROOTS_BYTES:])
+        return cls(Roots.restored(saved[:ROOTS_BYTES], counts), highest)
 
     def see(self, digest: Digest, stranger: Stranger) -> None:
         """A blob that is on no record is there."""
@@ -73,11 +83,47 @@ class Belief:
         self._remove(digest)
 
 
+class Reading:
+    """A belief while its placements are read page by page, beside transactions that change them.
+
+    A page shows some of these changes and not others, so all of them are noted, and at the end the last word counts.
+    """
+
+    def __init__(self) -> None:
+        self.belief = Belief(Roots())
+        self.placed: dict[Digest, int] = {}
+        """Digest -> write sequence."""
+        self._changed: dict[Digest, int | None] = {}
+
+    def page(self, rows: Iterable[tuple[int, bytes, int]]) -> None:
+        """(pack, digest, sequence) of the placements."""
+        for _, raw, sequence in rows:
+            digest = Digest(raw)
+            self.placed[digest] = sequence
+            self.belief.place(digest, sequence, new=True)
+
+    def change(self, digest: Digest, sequence: int | None) -> None:
+        """None: the copy went."""
+        self._changed[digest] = sequence
+
+    def end(self) -> Belief:
+        for digest, sequence in self._changed.items():
+            new = digest not in self.placed
+            if sequence is not None:
+                self.belief.place(digest, sequence, new)
+                self.placed[digest] = sequence
+            elif not new:
+                self.belief.unplace(digest)
+                del self.placed[digest]
+        return self.belief
+
+
 class Beliefs:
     """By node number, of those that were read. Used in the event loop, in the order of the transactions."""
 
     def __init__(self) -> None:
         self.of_node: dict[int, Belief] = {}
+        self.reading: dict[int, Reading] = {}
         self.short: set[int] = set()
         """Packs that were left with fewer copies than they should have, until repair takes them."""
         self.moved = 0
@@ -87,6 +133,12 @@ class Beliefs:
         """A transaction is durable."""
         self.short |= moves.short
         self.moved += bool(moves.placed or moves.gone)
+        for node, digest, sequence, _ in moves.placed if self.reading else ():
+            if node in self.reading:
+                self.reading[node].change(digest, sequence)
+        for node, digest in moves.gone if self.reading else ():
+            if node in self.reading:
+                self.reading[node].change(digest, None)
         for node, digest, sequence, new in moves.placed:
             belief = self.of_node.get(node)
             if belief is not None:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
-from holdfast.coordinator.inventory_belief import Belief, Stranger
+from holdfast.coordinator.inventory_belief import Belief, Reading, Stranger
 from holdfast.coordinator.inventory_compare import Believed, Comparison
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
@@ -35,6 +35,9 @@ READERS_MAX = 8
 LATE_BEATS = 2
 ADOPTED_MAX = 500
 """Packs adopted in one transaction."""
+
+BELIEVED_MAX = 10_000
+"""Placements read in one transaction."""
 
 _log = logs.get_logger(__name__)
 
@@ -256,10 +259,17 @@ class InventorySync:
 
     async def _load(self, node: Node) -> tuple[Belief, dict[Digest, int]]:
         """The node's sum, anew from the placements, which are given, too; strangers stay."""
-        old = self._state.beliefs.of_node.get(node.number)
-        # Summed within the question: what moves after it is then also taken after the sum is in its place.
-        belief, placed = await self._state.database.run(_summed, node.number)
-        self._state.beliefs.of_node[node.number] = belief
+        state, reading, after = self._state, Reading(), 0
+        state.beliefs.reading[node.number] = reading
+        try:
+            while rows := await state.database.run(queries_repair.believed, node.number, after, BELIEVED_MAX):
+                after = rows[-1].pack
+                await state.pool.run(reading.page, rows)
+        finally:
+            del state.beliefs.reading[node.number]
+        old = state.beliefs.of_node.get(node.number)
+        belief = state.beliefs.of_node[node.number] = reading.end()
+        placed = reading.placed
         for digest, stranger in (old.strangers if old is not None else {}).items():
             if digest not in placed:
                 belief.see(digest, stranger)
@@ -328,9 +338,3 @@ class InventorySync:
 
 def _vaults(entries: Iterable[m.InventoryEntry]) -> set[Id]:
     return {entry.vault for entry in entries if entry.vault is not None}
-
-
-def _summed(connection: Connection, node: int) -> tuple[Belief, dict[Digest, int]]:
-    """The sum of a node's placements, and digest -> write sequence."""
-    placed = {Digest(digest): int(sequence) for digest, sequence in queries_repair.believed(connection, node)}
-    return Belief.of(placed.items()), placed

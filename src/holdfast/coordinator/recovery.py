@@ -274,6 +274,7 @@ def _merge_packs(
     ]  # fmt: skip
     made = queries_packs.add_packs(connection, fresh)
     known.update((Digest(digest), number) for digest, number in made.items())
+    queries_repair.take_beliefs(connection)
     for id_, number in nodes.items():
         queries_recovery.clear_places(connection, number)
         _place(connection, number, survey.nodes[id_], known)

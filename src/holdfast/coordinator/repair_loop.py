@@ -16,6 +16,7 @@ from holdfast.coordinator import breaker as breakers
 from holdfast.coordinator.breaker import Breaker, Member
 from holdfast.coordinator.commit import Pack
 from holdfast.coordinator.dispatch import Dispatch, Job
+from holdfast.coordinator.every_pack import every_pack
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.repair import NEVER, Debt, Holder, Need, Net, Shape, assess, order, plan
 from holdfast.coordinator.state import State
@@ -39,13 +40,12 @@ REST_FACTOR = 20
 _log = logs.get_logger(__name__)
 
 
-def look(
-    connection: Connection, net: Net, watched: Sequence[int], sweep: bool
-) -> tuple[list[Need], Debt, set[int], int]:
-    """(needs in order, debt, packs to watch, largest target): all that lacks copies, in one transaction."""
+def look(connection: Connection, net: Net, watched: Sequence[int]) -> tuple[list[Need], Debt, set[int], int]:
+    """(needs in order, debt, packs to watch, largest target): all that lacks copies, in one transaction.
+
+    ``watched``: packs that may have fewer copies than they should, wherever these are.
+    """
     more = set(watched)
-    if sweep:
-        more.update(queries_repair.short(connection))
     still: set[int] = set()
     seen: set[int] = set()
 
@@ -222,9 +222,16 @@ class Repair:
             return
         self._again, self._state.beliefs.short = set(), set()
         began = self._state.clock.monotonic()
-        self._needs, self.debt, self._watched, self._largest = await self._state.database.run(
-            look, net, sorted(self._watched | again), sweep
-        )
+        try:
+            if sweep:
+                async for short in every_pack(self._state.database, queries_repair.short):
+                    again.update(short)
+            self._needs, self.debt, self._watched, self._largest = await self._state.database.run(
+                look, net, sorted(self._watched | again)
+            )
+        except BaseException:
+            self._again |= again
+            raise
         self._at = 0
         self._signature = signature
         self._next_due = now + self.debt.next_in

@@ -17,6 +17,7 @@ from holdfast.blob import Digest
 from holdfast.coordinator import collect
 from holdfast.coordinator.commit import Pack
 from holdfast.coordinator.dispatch import Dispatch
+from holdfast.coordinator.every_pack import every_pack
 from holdfast.coordinator.inventory_sync import InventorySync
 from holdfast.coordinator.receipts import check_receipts
 from holdfast.coordinator.registry import Node
@@ -114,7 +115,10 @@ class Tidy:
         if self._looked is not None and now - self._looked < rest and draining == self._draining:
             return
         self._looked, self._draining = now, draining
-        found = await state.database.run(_crowded, self._repair.net())
+        crowded: set[int] = set()
+        async for some in every_pack(state.database, queries_repair.crowded):
+            crowded.update(some[: CROWDED_MAX - len(crowded)])
+        found = await state.database.run(_crowded, self._repair.net(), crowded)
         slow = state.slow_now()
         self.surplus = {pack: self.surplus.get(pack, slow) for pack in found}
 
@@ -194,9 +198,9 @@ class Tidy:
         return None
 
 
-def _crowded(connection: Connection, net: Net) -> list[int]:
-    """Packs with a copy that may go, by what is on record now."""
-    numbers = set(queries_repair.crowded(connection, CROWDED_MAX))
+def _crowded(connection: Connection, net: Net, numbers: set[int]) -> list[int]:
+    """Packs with a copy that may go, by what is on record now: of ``numbers``, and on nodes that are being emptied."""
+    numbers = set(numbers)
     leaving = [one.number for one in net.holders.values() if one.leaving]
     for node in leaving:
         numbers.update(queries_repair.packs_of_node(connection, node))

@@ -16,13 +16,13 @@ from holdfast.coordinator.access import Access, DeviceRow, VaultRow
 from holdfast.coordinator.commit import Terms
 from holdfast.coordinator.commit_queue import CommitQueue
 from holdfast.coordinator.grants import PutGrants
-from holdfast.coordinator.inventory_belief import Beliefs
+from holdfast.coordinator.inventory_belief import Belief, Beliefs
 from holdfast.coordinator.position import Position
 from holdfast.coordinator.registry import Registry, node_of
 from holdfast.coordinator.settings import CoordinatorSettings, floor_of
 from holdfast.coordinator.transaction import Moves
 from holdfast.errors import BadConfig, Unauthorized
-from holdfast.metadata import queries_members, queries_reflog
+from holdfast.metadata import queries_members, queries_reflog, queries_repair
 from holdfast.metadata.database import Database
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
@@ -127,6 +127,8 @@ class State:
         state.unread = await database.run(queries_reflog.unread_vaults)
         for row in await database.run(queries_members.all_nodes):
             state.registry.add(node_of(row))
+        for number, sums in (await database.run(queries_repair.take_beliefs)).items():
+            state.beliefs.of_node[number] = Belief.decode(sums)
         vaults: dict[int, Id] = {}
         for row in await database.run(queries_members.all_vaults):
             vaults[row.number] = Id(row.id)
@@ -198,6 +200,11 @@ class State:
         await self.database.run(
             lambda connection: queries_members.change_network(connection, heard_epoch=epoch, heard_commit=commit)
         )
+
+    async def save_beliefs(self) -> None:
+        """Writes what the nodes hold, for the next start; at the very end, because nothing follows it any more."""
+        sums = {number: belief.encode() for number, belief in self.beliefs.of_node.items()}
+        await self.database.run(queries_repair.save_beliefs, sums)
 
     async def save(self) -> None:
         """Writes the slow clock and what nodes said last; once a minute and at the end."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Connection
-
+from holdfast.coordinator.every_pack import every_pack
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
@@ -21,10 +21,10 @@ from holdfast.wire.serve import Call
 T = TypeVar("T")
 
 REST_FACTOR = 20
-"""Counting many packs takes a while, in which nothing is committed: for so many times as long it is not repeated."""
+"""Counting many packs takes a while: for so many times as long it is not repeated."""
 
-REST_FROM_PACKS = 10_000
-"""Fewer are counted in milliseconds, each time anew."""
+REST_FROM_PORTIONS = 2
+"""What takes one transaction is counted each time anew."""
 
 
 @dataclass(slots=True)
@@ -48,14 +48,15 @@ class Counts:
         """Leased and live packs by live copies and target."""
         absent = self._state.registry.absent()
         if not self._holds(self._copies, absent):
-            self._copies = await self._count(lambda it: queries_status.packs_by_copies(it, sorted(absent)), absent)
+            count = partial(queries_status.packs_by_copies, absent_nodes=sorted(absent))
+            self._copies = await self._count(count, _added, absent)
         assert self._copies is not None
         return self._copies.rows
 
     async def by_node(self) -> dict[int, tuple[int, int]]:
         """Node number -> (packs, bytes)."""
         if not self._holds(self._nodes, frozenset()):
-            self._nodes = await self._count(queries_status.packs_by_node, frozenset())
+            self._nodes = await self._count(queries_status.packs_by_node, _joined, frozenset())
         assert self._nodes is not None
         return self._nodes.rows
 
@@ -63,7 +64,8 @@ class Counts:
         """On how many domains the live copies lie of the pack that lies on the fewest."""
         absent = self._state.registry.absent()
         if not self._holds(self._domains, absent):
-            self._domains = await self._count(lambda it: queries_status.fewest_domains(it, sorted(absent)), absent)
+            count = partial(queries_status.fewest_domains, absent_nodes=sorted(absent))
+            self._domains = await self._count(count, _least, absent)
         assert self._domains is not None
         return self._domains.rows
 
@@ -80,12 +82,36 @@ class Counts:
         """Another value after every commit, and after every copy that was made, found or lost."""
         return self._state.position.current, self._state.beliefs.moved
 
-    async def _count(self, query: Callable[[Connection], T], absent: frozenset[int]) -> _Counted[T]:
+    async def _count(
+        self, query: Callable[..., Any], together: Callable[[list[Any]], T], absent: frozenset[int]
+    ) -> _Counted[T]:
         clock, at = self._state.clock, self._at()
         began = clock.monotonic()
-        packs, rows = await self._state.database.run(lambda it: (queries_status.highest_pack(it), query(it)))
+        portions = [rows async for rows in every_pack(self._state.database, query)]
         now = clock.monotonic()
-        return _Counted(rows, at, absent, now + (now - began) * REST_FACTOR * (packs >= REST_FROM_PACKS))
+        rest = (now - began) * REST_FACTOR * (len(portions) >= REST_FROM_PORTIONS)
+        return _Counted(together(portions), at, absent, now + rest)
+
+
+def _added(portions: list[list[CopiesRow]]) -> list[CopiesRow]:
+    counts: Counter[tuple[int, int]] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    for row in (row for rows in portions for row in rows):
+        counts[row.live, row.target] += row.packs
+        sizes[row.live, row.target] += row.bytes
+    return [CopiesRow(*key, packs, sizes[key]) for key, packs in counts.items()]
+
+
+def _joined(portions: list[dict[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for node, (packs, size) in (item for rows in portions for item in rows.items()):
+        had = found.get(node, (0, 0))
+        found[node] = had[0] + packs, had[1] + size
+    return found
+
+
+def _least(portions: list[int | None]) -> int:
+    return min((domains for domains in portions if domains is not None), default=0)
 
 
 def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | None]:

@@ -60,28 +60,25 @@ def trash_page(
     connection: Connection, vault: int, parent: bytes | None, after: bytes, limit: int, tombstone: int
 ) -> Sequence[Any]:
     """Deleted names of which a version is kept, ascending by tag: tag, record, kept (the newest's), until (slow)."""
+    # From the directory's names, or from the vault's tombstones, one by one to their versions: the rest is not read.
+    names = refs if parent is not None else tombstones
+    past = ref_history.alias()
     newest = (
-        select(ref_history.c.tag, func.max(ref_history.c.version).label("version"))
-        .where(ref_history.c.vault == vault)
-        .group_by(ref_history.c.tag)
-        .subquery()
+        select(func.max(past.c.version))
+        .where(past.c.vault == vault, past.c.tag == names.c.tag)
+        .correlate(names)
+        .scalar_subquery()
     )
-    found = (
-        select(refs.c.tag, refs.c.record, refs.c.committed, ref_history.c.record.label("kept"), ref_history.c.until)
-        .join(newest, newest.c.tag == refs.c.tag)
-        .join(
-            ref_history,
-            and_(
-                ref_history.c.vault == vault,
-                ref_history.c.tag == newest.c.tag,
-                ref_history.c.version == newest.c.version,
-            ),
-        )
-        .where(refs.c.vault == vault, refs.c.kind == tombstone, refs.c.tag > after)
-    )
+    kept = and_(ref_history.c.vault == vault, ref_history.c.tag == names.c.tag, ref_history.c.version == newest)
+    found = select(
+        names.c.tag, refs.c.record, refs.c.committed, ref_history.c.record.label("kept"), ref_history.c.until
+    ).where(names.c.vault == vault, names.c.tag > after, refs.c.kind == tombstone)
     if parent is not None:
-        found = found.where(refs.c.parent == parent)
-    return connection.execute(found.order_by(refs.c.tag).limit(limit)).all()
+        found = found.select_from(refs.join(ref_history, kept)).where(refs.c.parent == parent)
+    else:
+        name = and_(refs.c.vault == tombstones.c.vault, refs.c.tag == tombstones.c.tag)
+        found = found.select_from(tombstones.join(refs, name).join(ref_history, kept))
+    return connection.execute(found.order_by(names.c.tag).limit(limit)).all()
 
 
 # --- tombstones -------------------------------------------------------------------------------------------------------

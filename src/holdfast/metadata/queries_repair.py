@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, String, bindparam, cast, delete, func, select, update
+from sqlalchemy import Connection, String, bindparam, cast, delete, func, insert, select, update
 
 from holdfast.metadata.queries_packs import portions
-from holdfast.metadata.tables import PackState, meta, nodes, packs, placements
+from holdfast.metadata.queries_status import ALL, Span, within
+from holdfast.metadata.tables import PackState, beliefs, meta, nodes, packs, placements
 
 _HELD = (PackState.LEASED, PackState.LIVE)
 Shapes: TypeAlias = Iterator[tuple[int, int, int, tuple[int, ...]]]
@@ -39,27 +40,26 @@ def affected(connection: Connection, on: Sequence[int]) -> Shapes:
     return _shapes(connection.execute(_SHAPES.where(packs.c.number.in_(some))))
 
 
-def short(connection: Connection) -> list[int]:
-    """Leased and live packs with fewer placements than their target, wherever these are. Reads everything once."""
+def short(connection: Connection, span: Span = ALL) -> list[int]:
+    """Leased and live packs with fewer placements than their target, wherever these are. Reads all of ``span``."""
     found = (
         select(packs.c.number)
         .outerjoin(placements, placements.c.pack == packs.c.number)
-        .where(packs.c.state.in_(_HELD))
+        .where(packs.c.state.in_(_HELD), within(span))
         .group_by(packs.c.number, packs.c.target)
         .having(func.count(placements.c.node) < packs.c.target)
     )
     return list(connection.execute(found).scalars())
 
 
-def crowded(connection: Connection, limit: int) -> list[int]:
-    """Leased and live packs with more placements than their target. Reads everything once."""
+def crowded(connection: Connection, span: Span = ALL) -> list[int]:
+    """Leased and live packs with more placements than their target. Reads all of ``span``."""
     found = (
         select(packs.c.number)
         .join(placements, placements.c.pack == packs.c.number)
-        .where(packs.c.state.in_(_HELD))
+        .where(packs.c.state.in_(_HELD), within(span))
         .group_by(packs.c.number, packs.c.target)
         .having(func.count(placements.c.node) > packs.c.target)
-        .limit(limit)
     )
     return list(connection.execute(found).scalars())
 
@@ -84,15 +84,31 @@ def trashed_places(connection: Connection, on: Sequence[int], limit: int) -> lis
 # --- one node ---------------------------------------------------------------------------------------------------------
 
 
-def believed(connection: Connection, node: int) -> list[Any]:
-    """What the node is on record with: digest, sequence, of packs in any state."""
+def believed(connection: Connection, node: int, after: int, limit: int) -> list[Any]:
+    """What the node is on record with: pack, digest, sequence, of packs in any state above ``after``, ascending."""
     return list(
         connection.execute(
-            select(packs.c.digest, placements.c.sequence)
-            .join(placements, placements.c.pack == packs.c.number)
-            .where(placements.c.node == node)
+            select(placements.c.pack, packs.c.digest, placements.c.sequence)
+            .join(packs, packs.c.number == placements.c.pack)
+            .where(placements.c.node == node, placements.c.pack > after)
+            .order_by(placements.c.pack)
+            .limit(limit)
         )
     )
+
+
+def save_beliefs(connection: Connection, sums: Mapping[int, bytes]) -> None:
+    """Node -> what it is believed to hold, for the next start."""
+    connection.execute(delete(beliefs))
+    if sums:
+        connection.execute(insert(beliefs), [{"node": node, "sums": saved} for node, saved in sums.items()])
+
+
+def take_beliefs(connection: Connection) -> dict[int, bytes]:
+    """What a clean stop left; nothing is left then, because from now on only memory follows the placements."""
+    found = {row.node: row.sums for row in connection.execute(select(beliefs))}
+    connection.execute(delete(beliefs))
+    return found
 
 
 def sequences(connection: Connection, node: int, numbers: Iterable[int]) -> dict[int, int]:

@@ -243,7 +243,14 @@ placements = Table(
     PrimaryKeyConstraint("pack", "node"),
     sqlite_with_rowid=False,
 )
-Index("ix_placements_node", placements.c.node)
+Index("ix_placements_node_pack", placements.c.node, placements.c.pack)
+
+beliefs = Table(  # what each node is believed to hold, as a clean stop left it; empty while a coordinator runs
+    "beliefs",
+    metadata,
+    Column("node", Number, ForeignKey("nodes.number"), primary_key=True, autoincrement=False),
+    Column("sums", LargeBinary, nullable=False),
+)
 
 reflogs = Table(
     "reflogs",

@@ -1,0 +1,361 @@
+"""What grows with how much there is, and what does not: the same work at ten and a hundred times as many packs.
+
+A real coordinator on SQLite with nodes that only answer (``tests/coordinator/hall.py``), a real node on its own disk,
+a client's index. Time is processor time of the whole process, which asks and answers; ``steps`` are those of SQLite's
+virtual machine, which no other load on the machine changes: they are what is judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from tests.coordinator.hall import FakeNode, Hall
+from tests.coordinator.hall import tag_of as hall_tag
+
+from bench import growth_fill
+from bench.growth_fill import COPIES, FREED, LOST, MANY, Filled, fill
+from bench.measure import Scale
+from bench.report import Figure, Goal
+from holdfast.coordinator import collect
+from holdfast.coordinator.settings import CoordinatorSettings
+from holdfast.metadata import queries_repair
+from holdfast.wire import messages as m
+from holdfast.wire import routes
+from holdfast.wire.serve import Call
+
+NODES = 10
+GROWTH = 10
+INDEPENDENT = 3.0
+"""Times as much as at the smallest size, at a hundred times as many packs: caches get colder, trees get deeper."""
+
+_STEPS = 100
+_NEVER = 1e7
+
+
+@dataclass
+class Taken:
+    """What one piece of work took. ``longest``: steps of the longest transaction, for which all others wait."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    longest: int = 0
+    statements: int = 0
+
+
+@dataclass
+class Work:
+    """One piece of work at each size. ``grows``: it touches everything and says so."""
+
+    name: str
+    grows: bool = False
+    taken: list[Taken] = field(default_factory=list)
+
+    def slope(self, of: Callable[[Taken], float]) -> float:
+        """0: independent of how much there is; 1: as much more as there is more."""
+        first, last = max(of(self.taken[0]), 1e-9), max(of(self.taken[-1]), 1e-9)
+        return math.log(last / first) / math.log(GROWTH ** (len(self.taken) - 1))
+
+
+class Meter:
+    """Counts what SQLite does in the thread of the coordinator's database, from the next connection on."""
+
+    def __init__(self) -> None:
+        self.now = Taken()
+        self._transaction = 0
+        for name, seen in (
+            ("connect", self._connected),
+            ("begin", self._begun),
+            ("before_cursor_execute", self._asked),
+        ):
+            event.listen(Engine, name, seen)
+
+    def close(self) -> None:
+        for name, seen in (
+            ("connect", self._connected),
+            ("begin", self._begun),
+            ("before_cursor_execute", self._asked),
+        ):
+            event.remove(Engine, name, seen)
+
+    def _connected(self, driver: Any, _: object) -> None:
+        if hasattr(driver, "set_progress_handler"):
+            driver.set_progress_handler(self._tick, _STEPS)
+
+    def _begun(self, _: object) -> None:
+        self._transaction = 0
+
+    def _asked(self, *_: object) -> None:
+        self.now.statements += 1
+
+    def _tick(self) -> int:
+        self.now.steps += _STEPS
+        self._transaction += _STEPS
+        self.now.longest = max(self.now.longest, self._transaction)
+        return 0
+
+    @contextmanager
+    def measure(self, into: list[Taken]) -> Any:
+        self.now = Taken()
+        began = time.process_time()
+        yield
+        self.now.seconds = time.process_time() - began
+        into.append(self.now)
+
+
+def run(scale: Scale, directory: Path) -> list[Figure]:
+    """At a tenth of ``scale.packs``, at as many, and at ten times as many."""
+    sizes = [scale.packs // GROWTH, scale.packs, scale.packs * GROWTH]
+    works = coordinators(directory, sizes)
+    print(table(works, sizes))
+    return [figure for work in works for figure in figures(work, sizes)]
+
+
+def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20) -> list[Work]:
+    """What a coordinator does, at each of ``sizes``; small work is done ``rounds`` times."""
+    works: dict[str, Work] = {}
+    for size in sizes:
+        below = directory / f"{size}"
+        below.mkdir()
+        began = time.perf_counter()
+        asyncio.run(Coordinators(below, size, works, rounds).measure())
+        print(f"growth: {size:,} in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return list(works.values())
+
+
+def _work(works: dict[str, Work], name: str, *, grows: bool = False) -> Work:
+    return works.setdefault(name, Work(name, grows))
+
+
+def table(works: Sequence[Work], sizes: Sequence[int]) -> str:
+    """Milliseconds, steps and statements at each size, and the slopes of the first two."""
+    lines = [
+        "| work | ms at " + " / ".join(f"{size:,}" for size in sizes) + " | slope | SQLite steps | slope | "
+        "longest transaction | statements |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for work in works:
+        times = " / ".join(f"{1000 * taken.seconds:,.1f}" for taken in work.taken)
+        steps = " / ".join(f"{taken.steps:,}" for taken in work.taken)
+        longest = " / ".join(f"{taken.longest:,}" for taken in work.taken)
+        counts = " / ".join(str(taken.statements) for taken in work.taken)
+        lines.append(
+            f"| {work.name} | {times} | {work.slope(lambda it: it.seconds):.2f} | {steps} | "
+            f"{work.slope(lambda it: it.steps + _STEPS):.2f} | {longest} | {counts} |"
+        )
+    return "\n".join(lines)
+
+
+def figures(work: Work, sizes: Sequence[int]) -> list[Figure]:
+    first, last = work.taken[0], work.taken[-1]
+    small = f"at {sizes[0]:,}"
+    found = [Figure(f"{work.name}, {sizes[-1]:,} packs", 1000 * last.seconds, "ms", 1000 * first.seconds, small)]
+    bound = Goal("ratio", "at most", INDEPENDENT)
+    if first.statements and not work.grows:
+        found.append(Figure(f"{work.name}, steps", last.steps + _STEPS, "", first.steps + _STEPS, small, bound))
+    elif first.statements:
+        found.append(
+            Figure(f"{work.name}, longest transaction", last.longest, "steps", first.longest + _STEPS, small, bound)
+        )
+    return found
+
+
+class Coordinators:
+    """One coordinator with so many packs."""
+
+    def __init__(self, directory: Path, packs: int, works: dict[str, Work], rounds: int) -> None:
+        settings = CoordinatorSettings(
+            heartbeat_interval=_NEVER, alarm_interval=_NEVER, repair_interval=_NEVER, sweep_interval=_NEVER,
+            save_interval=_NEVER, reflog_interval=_NEVER,
+        )  # fmt: skip
+        self.hall = Hall(directory / "coordinator", settings)
+        self.packs = packs
+        self.works = works
+        self.rounds = rounds
+        self.meter = Meter()
+        self.filled = Filled()
+        self.news: list[m.InventoryEntry] = []
+        self._next = 0
+
+    async def measure(self) -> None:
+        hall = self.hall
+        hall.directory.mkdir()
+        await hall.make(survive=COPIES - 1, nodes=NODES + 1)
+        template = hall.owner.write("", parent="")
+        self.filled.counts = {}
+        slow = hall.coordinator.state.slow_now()
+        for number, node in enumerate(hall.nodes, 1):
+            node.service.add(routes.INVENTORY, functools.partial(self._inventory, number, node))
+        await hall.stop()
+        numbers = list(range(1, NODES + 2))
+        self.filled = fill(
+            hall.directory / "coordinator.db", self.packs, numbers[:-1], numbers[-1], 1, template.record, slow
+        )
+        assert hall_tag("") == growth_fill._TAG
+        for node in hall.nodes:
+            node.sequence = self.packs
+        with self._take("coordinator: start and the first heartbeats, after a crash", grows=True):
+            await hall.start()
+            await self._all_agree()
+        await hall.restart()
+        await self._all_agree()
+        await hall.stop()
+        with self._take("coordinator: start and the first heartbeats, after a clean stop", grows=True):
+            await hall.start()
+            await self._all_agree()
+        while hall.coordinator.repair.looked is None:  # noqa: ASYNC110 - a worker of its own sets it
+            await asyncio.sleep(0.01)
+        await self._reads()
+        await self._writes()
+        await self._hall_beats()
+        await self._collection()
+        await self._loss()
+        await self._whole()
+        await hall.close()
+        self.meter.close()
+
+    @contextmanager
+    def _take(self, name: str, *, grows: bool = False) -> Any:
+        with self.meter.measure(_work(self.works, name, grows=grows).taken):
+            yield
+
+    async def _often(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
+        """The average of a few rounds, after one."""
+        times = self.rounds
+        await what()
+        taken: list[Taken] = []
+        with self.meter.measure(taken):
+            for _ in range(times):
+                await what()
+        one = taken[0]
+        _work(self.works, name).taken.append(
+            Taken(one.seconds / times, one.steps // times, one.longest, one.statements // times)
+        )
+
+    # --- what people ask ---
+
+    async def _reads(self) -> None:
+        owner = self.hall.owner
+
+        async def page(parent: bytes | None, after: bytes | None = None, *, trash: bool = False) -> m.RefPage:
+            query = m.RefQuery(
+                parent=parent.hex() if parent else None, after=after.hex() if after else None, trash=trash, limit=100
+            )
+            found = await owner.ask(routes.REFS, query, owner.path())
+            assert found.records
+            return found
+
+        large, middle = growth_fill.directory_tag(0), b"\x80" + bytes(31)
+        plain = growth_fill.directory_tag(1 + (self.packs - 1) // growth_fill.ENTRIES)
+        await self._often("coordinator: ls of 100 names", lambda: page(plain))
+        await self._often("coordinator: a page in the middle of 400 names", lambda: page(large, middle))
+        await self._often("coordinator: a page in the middle of the vault", lambda: page(None, middle))
+        await self._often("coordinator: ls --trash of 100 names", lambda: page(plain, trash=True))
+        await self._often("coordinator: get, the ref of a file", self._get)
+
+    async def _get(self) -> None:
+        owner = self.hall.owner
+        self._next += 1
+        tag = growth_fill.tag_of(MANY + (self._next * 7919) % (self.packs - MANY) // 100 * 100 + 1)
+        found = await owner.ask(routes.REF, None, {**owner.path(), "tag": tag.hex()})
+        assert found.packs
+
+    # --- what devices write ---
+
+    async def _writes(self) -> None:
+        await self._often("coordinator: put, plan and commit of one file", self._put)
+
+    async def _put(self, files: int = 1) -> None:
+        owner = self.hall.owner
+        await owner.ask(routes.PLAN, m.PlanRequest(vault=owner.vault.id, items=[m.PlanItem(size=4096)] * files))
+        packs, written = [], []
+        for _ in range(files):
+            self._next += 1
+            packs.append(self.hall.pack(f"new {self._next}"))
+            written.append(owner.write(f"new {self._next}", [packs[-1].digest]))
+            for number in range(1, COPIES + 1):
+                self.filled.place(number, packs[-1].digest)
+            self.news.append(
+                m.InventoryEntry(
+                    digest=packs[-1].digest, size=1000, sequence=self.hall.nodes[0].sequence, vault=owner.vault.id,
+                    here=True,
+                )
+            )  # fmt: skip
+        assert await owner.states(written, packs=packs) == [["committed"] * files]
+
+    # --- what nodes say ---
+
+    async def _beat(self, node: FakeNode, **changes: Any) -> None:
+        number = self.hall.nodes.index(node) + 1
+        count, root = self.filled.counts.get(number, 0), self.filled.root(number)
+        await node.beat(count=count, root=root, **changes)
+
+    async def _inventory(self, number: int, node: FakeNode, call: Call, query: m.InventoryQuery) -> m.InventoryPage:
+        entries = [entry for entry in self.news if entry.sequence > query.after] if number <= COPIES else []
+        return m.InventoryPage(
+            entries=entries, sequence=node.sequence, count=self.filled.counts.get(number, 0),
+            root=self.filled.root(number),
+        )  # fmt: skip
+
+    async def _all_agree(self) -> None:
+        for node in self.hall.nodes:
+            await self._beat(node)
+        inventory = self.hall.coordinator.inventory
+        while inventory._reading:
+            await asyncio.wait(list(inventory._reading.values()))
+        registry = self.hall.coordinator.state.registry
+        assert all(map(registry.is_live, registry.all()))
+
+    async def _hall_beats(self) -> None:
+        await self._all_agree()
+        self.news.clear()
+        await self._often("coordinator: heartbeat, idle", lambda: self._beat(self.hall.nodes[0]))
+        await self._put(100)
+        with self._take("coordinator: heartbeat with 100 changes"):
+            await self._all_agree()
+
+    # --- what the coordinator does by itself ---
+
+    async def _collection(self) -> None:
+        def cycle(connection: Connection) -> int:
+            collect.release(connection, state.slow_now())
+            trashed = collect.trash(connection)
+            return len(trashed) + len(queries_repair.trashed_places(connection, live, 1000))
+
+        state = self.hall.coordinator.state
+        live = sorted(state.registry.live())
+        with self._take("coordinator: collection that frees 100 packs"):
+            assert await self.hall.run(cycle) == FREED * (1 + COPIES)
+
+    async def _loss(self) -> None:
+        coordinator = self.hall.coordinator
+        await coordinator.repair.unit()
+        with self._take("coordinator: a node of 500 packs is lost, found and planned"):
+            await self._beat(self.hall.nodes[-1], leaving=True)
+            coordinator.repair.now()
+            await coordinator.repair.unit()
+        assert coordinator.repair.debt.due_packs == LOST, coordinator.repair.debt
+        assert coordinator.dispatch.copying()[0] > 0
+
+    async def _whole(self) -> None:
+        """What looks at everything, and says so."""
+        owner, coordinator = self.hall.owner, self.hall.coordinator
+        coordinator.counts.forget()
+        with self._take("coordinator: status", grows=True):
+            await owner.ask(routes.STATUS)
+        with self._take("coordinator: the list of nodes", grows=True):
+            await owner.ask(routes.NODES)
+        coordinator.repair.looked, coordinator.repair._swept = None, -math.inf
+        with self._take("coordinator: the hourly look for packs with too few copies", grows=True):
+            await coordinator.repair.unit()
+        with self._take("coordinator: the look for packs with too many copies", grows=True):
+            await coordinator.tidy._look()
