@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # How many rounds `make crash` lives through; CI takes 25 of each.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help demo test rigs crash check mutants sim bench format clean
+.PHONY: help demo test rigs crash check mutants sim fuzz bench format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -44,6 +44,10 @@ mutants: $(READY) ## each promise broken on purpose: its test must fail (NAMES="
 SEEDS ?= 500
 sim: $(READY) ## whole networks under faults, seed by seed (SEEDS=500; ARGS="4711" for one of them)
 	@$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
+
+FUZZ_RUNS ?= 1000000
+fuzz: $(READY) ## every parser of bytes from outside, a million inputs each, then hostile requests to real servers
+	@$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) $(NAMES)
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
 	@$(BIN)/python -m bench $(ARGS)

@@ -299,10 +299,22 @@ class Config:
         HOLDFAST_ variable is no error: others set such names too (Kubernetes for a service called holdfast).
         """
         environment = os.environ if environment is None else environment
-        home = home or default_home(environment)
-        path = home / "config.toml"
+        path = (home or default_home(environment)) / "config.toml"
+        return cls.parse(path, _read(path), flags=flags, environment=environment)
+
+    @classmethod
+    def parse(
+        cls,
+        path: Path,
+        data: bytes,
+        *,
+        flags: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str],
+    ) -> Config:
+        """As ``load``, of the bytes of a file; ``path`` is only its name."""
+        home = path.parent
         settings = [setting for table in TABLES for setting in settings_of(table, _settings_class(table))]
-        written = _read(path)
+        written = _tables(data, path)
         _refuse_unknown(written, settings, path)
         found = {}
         for setting in settings:
@@ -343,14 +355,17 @@ def _settings_class(table: str) -> type[Any]:
     return found
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(CONFIG_BYTES_MAX + 1)
+            return file.read(CONFIG_BYTES_MAX + 1)
     except FileNotFoundError:
-        return {}
+        return b""
     except OSError as error:
         raise BadConfig(f"{path}: {error.strerror}") from error
+
+
+def _tables(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

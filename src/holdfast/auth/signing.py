@@ -76,6 +76,14 @@ def _request_base(method: str, target: str, headers: Mapping[str, str]) -> tuple
     return " ".join(names), "\n".join(lines)
 
 
+def _given(base: str, parameters: str) -> bytes:
+    """What is said to be signed; Unauthorized for bytes that are no UTF-8, which the profile never has."""
+    try:
+        return f'{base}\n"@signature-params": {parameters}'.encode()
+    except UnicodeEncodeError as error:
+        raise Unauthorized("a signed field holds bytes that are no text") from error
+
+
 def sign_request(
     identity: Identity, method: str, target: str, headers: Mapping[str, str], now: float
 ) -> dict[str, str]:
@@ -114,8 +122,7 @@ def verify_request(method: str, target: str, headers: Mapping[str, str], receive
         raise Unauthorized("this request was signed for another receiver")
     if expires - created != LIFE_S or not created - SKEW_S <= now <= expires + SKEW_S:
         raise Unauthorized("this signature is too old or from the future: check both clocks (holdfast doctor)")
-    message = f'{base}\n"@signature-params": {parameters}'.encode()
-    if not verify(key, base64.b64decode(signed[1]), message):
+    if not verify(key, base64.b64decode(signed[1]), _given(base, parameters)):
         raise Unauthorized("the signature is wrong")
     return key
 
@@ -157,6 +164,6 @@ def verify_answer(status: int, headers: Mapping[str, str], request_signature: st
     parameters = f'({names});created={found[1]};keyid="{sender}"'
     if given != f"hf={parameters}":
         raise Unauthorized(f"the answer was not signed by {sender.short} in the profile's form")
-    if not verify(sender, base64.b64decode(signed[1]), f'{base}\n"@signature-params": {parameters}'.encode()):
+    if not verify(sender, base64.b64decode(signed[1]), _given(base, parameters)):
         raise Unauthorized("the answer's signature is wrong")
     return int(found[1])

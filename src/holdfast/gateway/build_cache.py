@@ -8,7 +8,6 @@ node's cache. Clients sign nothing: they bring a token, or the node listens on l
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import re
 from pathlib import Path
@@ -167,7 +166,7 @@ class BuildCache:
         if not self._token or (reading and self._open_read):
             return
         given = _token(call.headers.get("authorization", ""))
-        if not hmac.compare_digest(given.encode(), self._token.encode()):
+        if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._token.encode()):
             raise Unauthorized("this build cache needs its token: Authorization: Bearer TOKEN, or as a password")
 
 
@@ -186,6 +185,6 @@ def _token(field: str) -> str:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(rest.strip(), validate=True).decode("utf-8", "replace").partition(":")[2]
-        except binascii.Error:
+        except ValueError:
             return ""
     return ""

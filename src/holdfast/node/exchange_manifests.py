@@ -155,7 +155,7 @@ def precondition(headers: Mapping[str, str]) -> Precondition:
     if since is not None:
         try:
             moment = parsedate_to_datetime(since).timestamp() + 1  # a date has whole seconds only
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise BadRequest("If-Unmodified-Since: not a date") from error
     return Precondition(
         match=None if match is None else frozenset() if match.strip() == "*" else _etags(match, "If-Match"),

@@ -9,13 +9,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from holdfast.blob import Buffer, Digest
-from holdfast.errors import Corrupt, NotFound
+from holdfast.errors import BadRequest, Corrupt, NotFound
 from holdfast.outbox.bodies import Bodies
 from holdfast.outbox.entry import DeliveryClass, Entry, NewEntry, OpenBody, State, Theirs
 from holdfast.outbox.queue_file import QueueFile
 from holdfast.outbox.queue_rows import Row, clear
 from holdfast.outbox.sealing import Seals
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """What is sealed as ``record``."""
+
+    purpose: str
+    keys: tuple[str, ...]
+    target: str
+    created: float
+    payload: dict[str, Any]
+    digest: bytes | None
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """What the other side held in a conflict."""
+
+    facts: dict[str, Any]
+    absent: bool
+    size: int | None
+    digest: bytes | None
+
 
 Ask = Callable[[Callable[[], bytes | None]], Awaitable[bytes | None]]
 
@@ -60,23 +83,28 @@ class Records:
     def entry(self, row: Row, inline: bytes | None = None) -> Entry:
         """The row with what is sealed in it; ``inline``: its body, if that was read with it. Corrupt."""
         record = self._seals.open(row.id, "record", row.sealed, row.clear())
-        if self._seals.tag("target", record["target"]) != row.target:
+        try:
+            return self._entry(row, msgspec.convert(record, _Record), inline)
+        except (msgspec.ValidationError, BadRequest) as error:
+            raise Corrupt(f"an entry of the outbox has fields that this version does not know: {error}") from error
+
+    def _entry(self, row: Row, record: _Record, inline: bytes | None) -> Entry:
+        if self._seals.tag("target", record.target) != row.target:
             raise Corrupt("an entry of the outbox fails its check: its target is another one")
         notes = self.notes(row)
-        digest = record["digest"]
         return replace(
             _in_clear(row),
-            purpose=record["purpose"],
-            keys=tuple(record["keys"]),
-            target=record["target"],
-            created=record["created"],
-            payload=record["payload"],
+            purpose=record.purpose,
+            keys=record.keys,
+            target=record.target,
+            created=record.created,
+            payload=record.payload,
             needs=self._file.packs.needed_by(row.sequence),
-            digest=None if digest is None else Digest(digest),
-            reason=notes.get("reason", ""),
+            digest=None if record.digest is None else Digest(record.digest),
+            reason=str(notes.get("reason", "")),
             left=notes.get("left"),
             theirs=self._theirs(row, notes.get("theirs")),
-            open=None if digest is None else self._opener(row, inline),
+            open=None if record.digest is None else self._opener(row, inline),
         )
 
     def entry_or_damaged(self, row: Row) -> Entry:
@@ -87,9 +115,10 @@ class Records:
             return replace(_in_clear(row), reason=error.detail)
 
     def _theirs(self, row: Row, found: Any) -> Theirs | None:
-        if not isinstance(found, dict) or row.state != State.CONFLICT:
+        if found is None or row.state != State.CONFLICT:
             return None
-        size, digest = found["size"], found["digest"]
+        held = msgspec.convert(found, _Held)
+        size = held.size
         open_: OpenBody | None = None
         if row.theirs and size is not None:
 
@@ -98,10 +127,10 @@ class Records:
                 return self._bodies.read(row.theirs_name(), row.id, cipher, size, None)
 
         return Theirs(
-            facts=found["facts"],
-            absent=found["absent"],
+            facts=held.facts,
+            absent=held.absent,
             size=size,
-            digest=None if digest is None else Digest(digest),
+            digest=None if held.digest is None else Digest(held.digest),
             open=open_,
         )
 

@@ -23,6 +23,8 @@ from holdfast.errors import BadRequest
 CHUNK_BYTES_MAX = 512 * 1024
 HEADER_BYTES_RESERVED = 4096
 """Headers count into the server's largest payload."""
+SEQUENCES_MAX = 1 << 16
+"""A longer hint is not taken: the number of chunks is only what a meta message says."""
 SEQUENCES_TEXT_MAX = 16 * 1024
 """A longer list of sequence numbers is left out; ranges of that blob are then read from its start."""
 
@@ -117,7 +119,7 @@ class Meta:
             chunk_bytes = int(options.get("max_chunk_size") or 0)
             runs = (found.get("metadata") or {}).get(_SEQUENCES, "")
             sequences = decode_sequences(str(runs), chunks)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
         if size < 0 or chunks < 0 or not nuid or set(nuid) & set(" .*>\r\n\t"):
             return None
@@ -152,7 +154,7 @@ def decode_sequences(text: str, count: int) -> Sequence[int]:
     for run in filter(None, text.split(",")):
         first, _, last = run.partition("-")
         low, high = int(first), int(last or first)
-        if low < 1 or high < low or high - low >= count or (found and low <= found[-1]):
+        if low < 1 or high < low or high - low >= min(count, SEQUENCES_MAX) or (found and low <= found[-1]):
             return ()
         found += range(low, high + 1)
         if len(found) > count:

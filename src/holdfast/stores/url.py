@@ -44,6 +44,7 @@ class StoreUrl:
 def parse(text: str) -> StoreUrl:
     """BadConfig, with a sentence that says what to write instead, for anything but the forms above."""
     try:
+        text.encode("utf-8")
         parts = urlsplit(text)
         hosts = parts.netloc.split(",") if parts.scheme == "nats" else [parts.netloc]
         named = all(urlsplit(f"//{host}").hostname and urlsplit(f"//{host}").port != 0 for host in hosts)

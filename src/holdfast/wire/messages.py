@@ -83,7 +83,7 @@ def convert(fields: dict[str, str], kind: type[T]) -> T:
     """Query or path fields, all text, as ``kind``; BadRequest names the field that is wrong."""
     try:
         return msgspec.convert(fields, kind, strict=False, dec_hook=_decode)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise BadRequest(f"{error}") from error
 
 

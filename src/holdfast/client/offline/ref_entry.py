@@ -223,7 +223,10 @@ def states_left(left: Any) -> dict[str, NameState]:
     """The other way round; nothing for what is not of this form."""
     if not isinstance(left, dict):
         return {}
-    return {path: NameState.decode(value) for path, value in left.items()}
+    try:
+        return {path: NameState.decode(value) for path, value in left.items()}
+    except (TypeError, ValueError, BadRequest):
+        return {}
 
 
 def _digests(joined: bytes) -> tuple[Digest, ...]:
