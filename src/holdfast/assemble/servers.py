@@ -86,7 +86,8 @@ async def serve_metrics(metrics: Metrics, port: int, machine: Machine, opened: A
     async def answer(request: web.BaseRequest) -> web.Response:
         if request.path != "/metrics":
             return web.Response(status=404)
-        return web.Response(body=metrics.text(), headers={"content-type": "text/plain; version=0.0.4"})
+        headers = {"content-type": "text/plain; version=0.0.4", "x-content-type-options": "nosniff"}
+        return web.Response(body=metrics.text(), headers=headers)
 
     server = web.Server(answer)
     listener = await machine.network.listen(server, "127.0.0.1", port, tls=None)

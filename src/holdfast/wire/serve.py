@@ -28,13 +28,16 @@ from holdfast.clock import Clock
 from holdfast.telemetry import Metrics
 from holdfast.wire import messages as m
 from holdfast.wire import routes
-from holdfast.wire.connection import ConnectionFactory
+from holdfast.wire.connection import Connection, ConnectionFactory
 from holdfast.wire.network import Listener, Network
 from holdfast.wire.routes import Route
 
 BODY_FREE_S = 10.0
 BODY_BYTES_PER_S_MIN = 16 << 10
 BODY_STALL_S = 30.0
+MESSAGES_BYTES_MAX = 128 << 20
+"""Of all messages that are being read at once."""
+FILE_SLICE_BYTES = 1 << 20
 DRAIN_S = 30.0
 LAST_WRITE_S = 2.0
 """For sending the last answers once their handlers have ended."""
@@ -222,6 +225,7 @@ class Service:
     ) -> None:
         self.metrics = Metrics(role)
         self.in_flight = 0
+        self._reading_bytes = 0
         self._quiet = asyncio.Event()
         self._identity = identity
         self._role = role
@@ -341,13 +345,22 @@ class Service:
         limit = self._json_bytes_max if route.bytes_max == m.JSON_BYTES_MAX else route.bytes_max
         if call.size > limit:
             raise errors.TooLarge(f"a message has at most {limit} bytes")
-        body = bytearray()
-        async for piece in call.body():
-            body += piece
-        data = bytes(body)
+        data = await self._read_whole(call)
         if route.signed and call.headers.get("content-digest") != signing.body_digest(data):
             raise errors.Unauthorized("Content-Digest is missing or is not the body's")
         return data
+
+    async def _read_whole(self, call: Call) -> bytes:
+        body = bytearray()
+        try:
+            async for piece in call.body():
+                body += piece
+                self._reading_bytes += len(piece)
+                if self._reading_bytes > MESSAGES_BYTES_MAX:
+                    raise errors.TooManyRequests("too many large messages come at once", retry_after=1)
+            return bytes(body)
+        finally:
+            self._reading_bytes -= len(body)
 
     async def _respond(
         self, request: web.BaseRequest, route: Route[Any, Any], reply: Any, signature: str | None
@@ -380,7 +393,7 @@ class Service:
             if transport is None:
                 raise ConnectionResetError("the client went away")
             start, stop = reply.range_ or (0, reply.total)
-            await asyncio.get_running_loop().sendfile(transport, reply.file, start, stop - start)
+            await _send_slices(request.protocol, transport, reply.file, start, stop)
             await response.write_eof()
             return response
 
@@ -441,7 +454,25 @@ class Service:
         return web.Response(body=body, status=status, headers=fields)
 
     def _named(self, headers: Mapping[str, str]) -> dict[str, str]:
-        return {**headers, "holdfast-node": self._name, "server": "holdfast"}
+        return {**headers, "holdfast-node": self._name, "server": "holdfast", "x-content-type-options": "nosniff"}
+
+
+async def _send_slices(
+    connection: asyncio.BaseProtocol, transport: asyncio.BaseTransport, file: BinaryIO, start: int, stop: int
+) -> None:
+    """Sends a part of a file; a reader that takes it more slowly than bodies may come is cut off."""
+    assert isinstance(connection, Connection)
+    assert isinstance(transport, asyncio.WriteTransport)
+    loop = asyncio.get_running_loop()
+    for at in range(start, stop, FILE_SLICE_BYTES):
+        count = min(FILE_SLICE_BYTES, stop - at)
+        try:
+            async with asyncio.timeout(BODY_STALL_S + count / BODY_BYTES_PER_S_MIN):
+                await loop.sendfile(transport, file, at, count)
+                await connection.drained()
+        except TimeoutError as error:
+            transport.abort()
+            raise ConnectionResetError("the client reads too slowly") from error
 
 
 def _single_headers(request: web.BaseRequest) -> dict[str, str]:
