@@ -87,23 +87,11 @@ class Connection(RequestHandler):
         self._watch()
 
     def resume_writing(self) -> None:
-        if self._paused:  # where a file was sent, it was not this protocol that had been paused
+        if self._paused:  # after a file over TLS asyncio tells this protocol what another one had heard the begin of
             super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-    async def drained(self) -> None:
-        """Returns when what was written may go on. To be called after a file was sent.
-
-        Over TLS asyncio sends files through a protocol of its own, so this one did not hear that the buffer is full.
-        """
-        transport = self.transport
-        if transport is not None and not self._paused:
-            _, most = transport.get_write_buffer_limits()
-            if transport.get_write_buffer_size() > most:
-                self.pause_writing()
-        await self._drain_helper()
 
     def handle_error(
         self,

@@ -28,7 +28,7 @@ from holdfast.clock import Clock
 from holdfast.telemetry import Metrics
 from holdfast.wire import messages as m
 from holdfast.wire import routes
-from holdfast.wire.connection import Connection, ConnectionFactory
+from holdfast.wire.connection import ConnectionFactory
 from holdfast.wire.network import Listener, Network
 from holdfast.wire.routes import Route
 
@@ -393,7 +393,7 @@ class Service:
             if transport is None:
                 raise ConnectionResetError("the client went away")
             start, stop = reply.range_ or (0, reply.total)
-            await _send_slices(request.protocol, transport, reply.file, start, stop)
+            await _send_slices(transport, reply.file, start, stop)
             await response.write_eof()
             return response
 
@@ -457,11 +457,8 @@ class Service:
         return {**headers, "holdfast-node": self._name, "server": "holdfast", "x-content-type-options": "nosniff"}
 
 
-async def _send_slices(
-    connection: asyncio.BaseProtocol, transport: asyncio.BaseTransport, file: BinaryIO, start: int, stop: int
-) -> None:
+async def _send_slices(transport: asyncio.BaseTransport, file: BinaryIO, start: int, stop: int) -> None:
     """Sends a part of a file; a reader that takes it more slowly than bodies may come is cut off."""
-    assert isinstance(connection, Connection)
     assert isinstance(transport, asyncio.WriteTransport)
     loop = asyncio.get_running_loop()
     for at in range(start, stop, FILE_SLICE_BYTES):
@@ -469,7 +466,6 @@ async def _send_slices(
         try:
             async with asyncio.timeout(BODY_STALL_S + count / BODY_BYTES_PER_S_MIN):
                 await loop.sendfile(transport, file, at, count)
-                await connection.drained()
         except TimeoutError as error:
             transport.abort()
             raise ConnectionResetError("the client reads too slowly") from error
