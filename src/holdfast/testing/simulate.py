@@ -417,11 +417,9 @@ class _Run:
                 failed = dict(summary.failed)
                 for error in failed.values():
                     self.outcome.said[f"put_tree failed {self._allowed('put_tree', error)}"] += 1
-                covered = [path for path in failed if path not in contents]  # of a directory that could not be made
+                refused = tuple(path + "/" for path in failed if path not in contents)  # directories
                 for name in chosen:
-                    if any(name.path.startswith(path + "/") for path in covered):
-                        name.listed = False
-                    elif name.path not in failed:
+                    if name.path not in failed and not name.path.startswith(refused):
                         name.wrote(contents[name.path])
                         self.outcome.acknowledged += 1
 

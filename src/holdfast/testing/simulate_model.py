@@ -37,8 +37,6 @@ class Name:
         self.version = 0
         self.changes = 0
         """Rises when a write begins and when it ends."""
-        self.listed = True
-        """False after a directory put that could not store the directory above: it may be there and not be listed."""
         self.busy = asyncio.Lock()
 
     @contextmanager
@@ -57,7 +55,6 @@ class Name:
     def wrote(self, content: bytes | None, version: int | None = None) -> None:
         """It was acknowledged."""
         self.certain = content
-        self.listed = True
         self.maybe.clear()
         if version is not None:
             if version <= self.version:
@@ -134,7 +131,7 @@ class Model:
                 continue  # it was written meanwhile
             possible: Collection[bytes | None] = one.possible()
             size = entries.get(one.path)
-            if size is None and None not in possible and one.listed:
+            if size is None and None not in possible:
                 raise Broken(f"{one.path} is not listed in {directory!r}")
             if size is not None and all(content is None or len(content) != size for content in possible):
                 raise Broken(f"{one.path} is listed with {size} bytes, not {' or '.join(map(_brief, possible))}")

@@ -179,12 +179,26 @@ class Draft:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """Drafts that stand or fall together. ``settled`` is called once: with None, or with why it failed."""
+    """Drafts that stand or fall together. ``settled`` is called once: with None, or with why it failed.
+
+    ``after``: a group that must stand before this one is committed, such as that of the directory above; if it fails,
+    this one fails for the same reason.
+    """
 
     drafts: list[Draft]
     settled: Callable[[Group, HoldfastError | None], None]
     needs: frozenset[Pending] = frozenset()
     rebased: int = 0
+    after: Group | None = None
+    stands: bool = False
+    error: HoldfastError | None = None
+    awaited: bool = False
+    """Another group comes after it."""
+
+    def settle(self, error: HoldfastError | None) -> None:
+        """It stands, or it has failed; called once, by who commits."""
+        self.stands, self.error, self.after = error is None, error, None
+        self.settled(self, error)
 
 
 def tombstone(path: str, version: int, etag: Digest, survive: int, now: float, *, exact: bool) -> Draft:

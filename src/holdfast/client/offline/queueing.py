@@ -102,7 +102,7 @@ class QueueingUploader(Uploader):
         try:
             await self._complete(group)
         except HoldfastError as error:
-            group.settled(group, error)
+            group.settle(error)
             return
         await super().submit(group)
 
@@ -142,9 +142,9 @@ class QueueingUploader(Uploader):
         results = await asyncio.gather(*(self._enqueue(group) for group in groups), return_exceptions=True)
         for group, error in zip(groups, results, strict=True):
             if error is None or isinstance(error, HoldfastError):
-                group.settled(group, error)
+                group.settle(error)
             elif isinstance(error, Exception):
-                group.settled(group, Unavailable(f"the outbox failed: {type(error).__name__}: {error}"))
+                group.settle(Unavailable(f"the outbox failed: {type(error).__name__}: {error}"))
             else:
                 raise error
 

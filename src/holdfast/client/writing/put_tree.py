@@ -1,7 +1,8 @@
 """Putting files, directories and links by the thousand: scanned, compared in bulk, read in batches, committed together.
 
 A directory costs one listing from the coordinator and one question to the index, whatever it holds; a file that is as
-it was costs no await at all. What fails is listed and does not stop the rest.
+it was costs no await at all. A name is committed after the directory above it, so nothing is ever stored in what is no
+directory. What fails is listed and does not stop the rest.
 """
 
 from __future__ import annotations
@@ -81,7 +82,14 @@ class _Tree:
     above: list[str] = field(default_factory=list)
     """Directories over a source: they stand or fall with it, so that nothing is ever stored below a file."""
     tops: dict[str, list[str]] = field(default_factory=dict)
+    directories: dict[str, Group] = field(default_factory=dict)
+    """Those of this put that do not stand, yet or at all: what lies in them is committed after them."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def is_refused(self, directory: str) -> bool:
+        """It is known already that nothing can be stored in it."""
+        group = self.directories.get(directory)
+        return group is not None and group.error is not None and not isinstance(group.error, PacksGone)
 
 
 class TreePutter:
@@ -143,6 +151,8 @@ class TreePutter:
         tree.above = []
         while waiting:
             directory, inside, below = waiting.pop()
+            if tree.is_refused(inside):
+                continue
             try:
                 found, remote = await asyncio.gather(self._pool.run(scan, directory.path), self._listing(inside))
             except HoldfastError as error:
@@ -393,6 +403,8 @@ class TreePutter:
             if tree.outstanding == 0 or tree.outstanding == GROUPS_MAX // 2:
                 tree.changed.set()
             if error is None:
+                if wanted.kind is RefKind.DIRECTORY:
+                    del tree.directories[wanted.path]
                 _count(tree.summary, wanted.kind)
                 self._done(wanted.path)
             elif isinstance(error, PacksGone):
@@ -403,7 +415,10 @@ class TreePutter:
         now, above, tree.above = int(self._now() * 1e9), tree.above, []
         drafts = [*(directory_draft(path, tree.options.survive, now) for path in above), draft]
         tree.outstanding += 1
-        await self._uploader.submit(Group(drafts, settled))
+        group = Group(drafts, settled, after=tree.directories.get(paths.parent(wanted.path)))
+        if wanted.kind is RefKind.DIRECTORY:
+            tree.directories[wanted.path] = group
+        await self._uploader.submit(group)
         if tree.outstanding >= GROUPS_MAX:
             self._uploader.finish()
             while tree.outstanding > GROUPS_MAX // 2:

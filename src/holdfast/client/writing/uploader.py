@@ -167,13 +167,19 @@ class Uploader:
     async def submit(self, group: Group) -> None:
         """Puts the refs of ``group`` into packs; ``group.settled`` is called when they are committed or not.
 
-        ``finish`` must follow, at the end of a put: until then the last refs wait for their pack to be full.
+        A group that it comes after was submitted before. ``finish`` must follow, at the end of a put: until then the
+        last refs wait for their pack to be full.
         """
+        if group.after is not None:
+            group.after.awaited = True
+            if group.after.error is not None:
+                group.settle(group.after.error)
+                return
         try:
             for draft in group.drafts:
                 await self._add_ref(draft)
         except HoldfastError as error:
-            group.settled(group, error)
+            self._fail(group, error)
             return
         group.needs = frozenset().union(*(draft.needs() for draft in group.drafts))
         self._waiting.append(group)
@@ -201,7 +207,7 @@ class Uploader:
         waiting, self._waiting = [*self._waiting, *self._ready], []
         self._ready.clear()
         for group in waiting:
-            group.settled(group, error)
+            group.settle(error)
 
     # --- packs --------------------------------------------------------------------------------------------------------
 
@@ -354,24 +360,40 @@ class Uploader:
     # --- commits ------------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Moves groups whose packs are stored to the commits, and fails those whose packs could not be stored."""
+        """Moves groups whose packs are stored to the commits, and fails those whose packs could not be stored.
+
+        What comes after a group that failed fails with it.
+        """
         waiting, self._waiting = self._waiting, []
+        again = False
         for group in waiting:
+            after = group.after
             states = [self._state(pending) for pending in group.needs]
             error = next((state.error for state in states if state.error is not None), None)
+            if after is not None and after.error is not None:
+                error = after.error
             if error is not None:
-                group.settled(group, error)
-            elif all(state.sent for state in states):
+                group.settle(error)
+                again |= group.awaited
+            elif (after is None or after.stands) and all(state.sent for state in states):
                 self._ready.append(group)
             else:
                 self._waiting.append(group)
-        if self._ready and self._committing is None:
+        if again:
+            self._advance()
+        elif self._ready and self._committing is None:
             self._committing = self._spawn(self._commit_all())
 
     def _fail_waiting(self, error: HoldfastError) -> None:
         waiting, self._waiting = self._waiting, []
         for group in waiting:
-            group.settled(group, error)
+            group.settle(error)
+
+    def _fail(self, group: Group, error: HoldfastError) -> None:
+        """Also what comes after it."""
+        group.settle(error)
+        if group.awaited:
+            self._advance()
 
     async def _commit_all(self) -> None:
         try:
@@ -383,12 +405,15 @@ class Uploader:
                     await self._commit(groups)
                 except HoldfastError as error:
                     for group in groups:
-                        group.settled(group, error)
+                        group.settle(error)
                 except BaseException as error:
                     failure = Unavailable(f"the commit was stopped: {error or type(error).__name__}")
                     for group in groups:
-                        group.settled(group, failure)
+                        group.settle(failure)
                     raise
+                finally:
+                    if any(group.awaited for group in groups):
+                        self._advance()
         finally:
             self._committing = None
 
@@ -406,7 +431,7 @@ class Uploader:
             large = next((draft for draft in group.drafts if len(draft.keep) > limits.KEEP_BYTES_MAX), None)
             if large is not None:
                 self._ready.popleft()
-                group.settled(group, self._too_scattered(large))
+                group.settle(self._too_scattered(large))
                 continue
             new = {pending.digest for pending in group.needs if not self._state(pending).registered}
             more = sum(len(draft.record) + 40 for draft in group.drafts)
@@ -471,7 +496,7 @@ class Uploader:
                 self._spawn(self._resolve(group, results))
         await self.index.later(batch)
         for group in done:
-            group.settled(group, None)
+            group.settle(None)
 
     def _too_scattered(self, draft: Draft) -> TooLarge:
         return TooLarge(
@@ -510,7 +535,7 @@ class Uploader:
             for draft in group.drafts:
                 await self._add_ref(draft)
         except HoldfastError as error:
-            group.settled(group, error)
+            self._fail(group, error)
             return
         group.needs = frozenset().union(*(draft.needs() for draft in group.drafts))
         self._waiting.append(group)
