@@ -9,6 +9,7 @@ from tests.heal.test_heal_grid import app_of, coordinator
 from tests.loss.stage import MINUTE, all_on_nodes, story
 
 from holdfast.blob import Digest
+from holdfast.cli.status import _names
 from holdfast.coordinator.reflog import is_durable
 from holdfast.node.ledger_rows import Entry
 from holdfast.testing.grid import Grid
@@ -47,11 +48,22 @@ def test_a_blob_counts_with_enough_receipts_only(tmp_path: Path) -> None:
         before = reflog.last
         await asyncio.sleep(5 * MINUTE)
         assert reflog.last == before < coordinator(grid).state.position.commit
-        assert reflog.lag() >= 3 * MINUTE
+        assert 5 * MINUTE <= reflog.lag() <= 7 * MINUTE
+        assert "reflog" not in coordinator(grid).alarms.told
+        await asyncio.sleep(8 * MINUTE)
+        assert "only this coordinator knows" in coordinator(grid).alarms.told["reflog"]
+        async with await grid.view() as view:
+            status = await view.status()
+        assert status.reflog_commits == reflog.commits_behind()
+        assert "but for 1 commit of the last 13 min" in _names(status)
+        shown = coordinator(grid).service.metrics.text().decode()
+        assert "holdfast_reflog_lag_commits 1.0" in shown
         for node in grid.nodes[:3]:
             await grid.start(node)
         await all_on_nodes(grid)
-        assert reflog.lag() == 0
+        assert (reflog.lag(), reflog.commits_behind()) == (0, 0)
+        await asyncio.sleep(3 * MINUTE)
+        assert "reflog" not in coordinator(grid).alarms.told
         now = await kept(grid)
         assert reflog.written
         for one in reflog.written:

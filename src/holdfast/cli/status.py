@@ -50,6 +50,7 @@ async def _run(invocation: Invocation) -> None:
         ["", f"{packs.total:,} in all, {size_words(packs.stored)}"],
         ["nodes", ", ".join(f"{count} {state}" for state, count in nodes.items() if count or state == "up")],
         ["tasks", ", ".join(f"{getattr(status.tasks, state)} {state}" for state in ("pending", "running", "failed"))],
+        ["names", _names(status)],
         ["policy", f"survive {status.policy.survive} ({status.policy.survive + 1} copies)"],
     ]
     for line in table(rows):
@@ -81,6 +82,7 @@ def document(status: Status, counts: Mapping[str, Any]) -> dict[str, Any]:
         "vaults": status.vaults,
         "epoch": status.epoch,
         "commit": status.commit,
+        "reflog": {"lag_s": status.reflog_lag, "commits": status.reflog_commits},
     }
 
 
@@ -120,6 +122,16 @@ def words(status: Status) -> str:
         waiting = f"{count_words(packs.degraded, 'pack')} with fewer copies wait for repair"
         parts.append(status.repair.summary or waiting)
     return "; ".join(parts)
+
+
+def _names(status: Status) -> str:
+    """Whether the nodes could tell a new coordinator all that this one knows."""
+    if not status.reflog_lag:
+        return "known to the nodes, too"
+    if not status.reflog_commits:
+        return f"known to the nodes, too, but members not as they are since {span_words(status.reflog_lag)}"
+    commits = count_words(status.reflog_commits, "commit")
+    return f"known to the nodes, too, but for {commits} of the last {span_words(status.reflog_lag)}"
 
 
 def _may_die(status: Status) -> str:

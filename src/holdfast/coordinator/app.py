@@ -64,7 +64,8 @@ class Coordinator:
         self.repair = Repair(state, self.dispatch, lambda: self._repair_worker.wake())
         self.inventory = InventorySync(state, self._changed)
         self.tidy = Tidy(state, self.dispatch, self.repair, self.inventory)
-        self._words = RepairWords(state, self.dispatch, self.repair, lambda: len(self.tidy.surplus))
+        self.reflog = Reflog(state)
+        self._words = RepairWords(state, self.dispatch, self.repair, self.reflog, lambda: len(self.tidy.surplus))
         self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
         self._nodes = Nodes(state, self.counts, self.inventory.heard)
         self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
@@ -75,13 +76,12 @@ class Coordinator:
             clock=state.clock,
             network=network,
         )
-        self._gauges = RepairMetrics(self.service.metrics, state, self.repair, self._words, self.counts)
+        self._gauges = RepairMetrics(self.service.metrics, state, self.repair, self._words, self.counts, self.reflog)
         self._alarm_worker = self._worker("alarms", self._tell, state.settings.alarm_interval)
         self._tidy_worker = self._worker("tidy", self.tidy.unit, state.settings.sweep_interval)
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
         self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
-        self.reflog = Reflog(state)
         self._reflog_worker = self._worker("reflog", self.reflog.unit, state.settings.reflog_interval)
         self._roll_call = RollCall(state)
         state.changed = self._state_changed
@@ -132,7 +132,7 @@ class Coordinator:
             Join(self.state),
             Packs(self.state),
             Refs(self.state),
-            Status(self.state, self.counts, self._words),
+            Status(self.state, self.counts, self._words, self.reflog),
         )
         orders = Orders(self.state, self._nodes, self.repair, self._words, self.counts)
         add(routes.JOIN, join.join)

@@ -71,14 +71,16 @@ def is_durable(places: Mapping[int, int], stores: Mapping[int, bytes], survive: 
 
 
 class Reflog:
-    """``unit`` is a worker's unit. ``behind`` says how far the nodes' copy is."""
+    """``unit`` is a worker's unit. ``lag`` and ``commits_behind`` say how far the nodes' copy is behind."""
 
     def __init__(self, state: State) -> None:
         self.written: list[Written] | None = None
         """Those that are needed, ascending; None until they were read."""
-        self.since: float | None = None
-        """Monotonic seconds since when something waits to be written, None if nothing does."""
         self._state = state
+        self._even = state.clock.monotonic()
+        """When nodes knew everything, or this coordinator was started: all that was committed until then, they know."""
+        self._waits = False
+        """Something was found that they do not know."""
         self._fresh_chain = False
         self._looked: float | None = None
 
@@ -94,24 +96,33 @@ class Reflog:
             return Progress.IDLE  # what an old coordinator knows is not the network's state
         if self.written is None:
             self.written = await state.database.run(_load)
+        began, commit = state.clock.monotonic(), state.position.commit
         new = await state.database.run(self._gather)
+        self._waits = new is not None
         if new is None:
-            self.since = None
+            self._even = began
             await self._look_after()
             return Progress.IDLE
-        now = state.clock.monotonic()
-        self.since = now if self.since is None else self.since
         if not await self._write(new):
             return Progress.IDLE
+        if new.last >= commit:
+            self._even, self._waits = began, False
         return Progress.BUSY
 
     def is_due(self) -> bool:
         """Have so many commits come that the next blob should not wait?"""
-        return self.written is not None and self._state.position.commit - self.last >= COMMITS_MAX
+        return self.written is not None and self.commits_behind() >= COMMITS_MAX
+
+    def commits_behind(self) -> int:
+        """How many commits no blob that reached its copies tells of."""
+        return max(self._state.position.commit - self.last, 0)
 
     def lag(self) -> float:
-        """Seconds for which something has waited to be written."""
-        return 0.0 if self.since is None else self._state.clock.monotonic() - self.since
+        """Seconds: what was committed longer ago than this, nodes know. 0 if they know everything; at most the time
+        since this coordinator was started."""
+        if not self._waits and not self.commits_behind():
+            return 0.0
+        return self._state.clock.monotonic() - self._even
 
     # --- what is new ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import get_args
 
+from holdfast.coordinator.reflog import Reflog
 from holdfast.coordinator.repair_loop import Repair
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.state import State
@@ -16,11 +17,14 @@ from holdfast.wire import messages as m
 class RepairMetrics:
     """``refresh`` sets them all; called by a worker."""
 
-    def __init__(self, metrics: Metrics, state: State, repair: Repair, words: RepairWords, counts: Counts) -> None:
+    def __init__(
+        self, metrics: Metrics, state: State, repair: Repair, words: RepairWords, counts: Counts, reflog: Reflog
+    ) -> None:
         self._state = state
         self._repair = repair
         self._words = words
         self._counts = counts
+        self._reflog = reflog
         gauge = metrics.gauge
         self._packs = gauge("holdfast_packs", "Packs by health.", ("health",))
         self._nodes = gauge("holdfast_nodes", "Nodes by state.", ("state",))
@@ -29,6 +33,8 @@ class RepairMetrics:
         self._bytes = gauge("holdfast_repair_bytes", "Bytes of copies still to be made.", ("when",))
         self._breaker = gauge("holdfast_repair_breaker_open", "1 while repair is held because too much vanished.")
         self._paused = gauge("holdfast_repair_paused", "1 while an operator has paused repair.")
+        self._lag = gauge("holdfast_reflog_lag_seconds", "What was committed longer ago, nodes know.")
+        self._behind = gauge("holdfast_reflog_lag_commits", "Commits that nodes do not know of.")
 
     async def refresh(self) -> None:
         """From figures that are kept, and the packs' counts."""
@@ -49,3 +55,5 @@ class RepairMetrics:
         self._bytes.labels("waiting").set(debt.waiting_bytes)
         self._breaker.set(self._repair.breaker.state == "open")
         self._paused.set(self._state.repair_paused)
+        self._lag.set(self._reflog.lag())
+        self._behind.set(self._reflog.commits_behind())

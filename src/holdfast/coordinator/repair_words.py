@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from holdfast.coordinator.dispatch import Dispatch
+from holdfast.coordinator.reflog import Reflog
 from holdfast.coordinator.repair_loop import Repair
 from holdfast.coordinator.state import State
 from holdfast.wire import messages as m
@@ -14,10 +15,13 @@ from holdfast.wire import messages as m
 class RepairWords:
     """Computed when asked. ``surplus``: how many packs have a copy too many."""
 
-    def __init__(self, state: State, dispatch: Dispatch, repair: Repair, surplus: Callable[[], int]) -> None:
+    def __init__(
+        self, state: State, dispatch: Dispatch, repair: Repair, reflog: Reflog, surplus: Callable[[], int]
+    ) -> None:
         self._state = state
         self._dispatch = dispatch
         self._repair = repair
+        self._reflog = reflog
         self._surplus = surplus
 
     def tasks(self) -> m.TaskCounts:
@@ -72,6 +76,13 @@ class RepairWords:
         silent = [node.name for node in self._state.registry.all() if node.read_only]
         if silent:
             found["poisoned"] = f"{', '.join(silent)}: read-only, look at the disk"
+        lag = self._reflog.lag()
+        if lag >= self._state.settings.reflog_late and not self._state.position.stale:
+            disks = self._state.policy.survive + 1
+            found["reflog"] = (
+                f"what was named in the last {_span(lag)} only this coordinator knows: {disks} disks that take it are "
+                "needed, so that its database can be made again"
+            )
         if self._state.position.stale:
             found["old"] = "this coordinator runs on an old copy of its database: holdfast coordinator recover"
         return found

@@ -32,6 +32,7 @@ class CoordinatorSettings:
     adopt_after: float = 3600.0  # a pack that nobody commits is adopted after this time
     adopt_lease: float = 7 * DAY_S  # and kept for its vault's devices to look at
     reflog_interval: float = 60.0  # what is new is written to nodes this often
+    reflog_late: float = 600.0  # names that nodes do not know after this time are an alarm
     reflog_chain: float = 7 * DAY_S  # all is written anew after this time
     alarm_interval: float = 20.0
     on_alarm: str = ""  # a command, or an http(s) address, that is told of alarms

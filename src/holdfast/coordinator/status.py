@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from holdfast.coordinator.every_pack import every_pack
+from holdfast.coordinator.reflog import Reflog
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
@@ -137,10 +138,11 @@ def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | 
 class Status:
     """Handlers."""
 
-    def __init__(self, state: State, counts: Counts, words: RepairWords) -> None:
+    def __init__(self, state: State, counts: Counts, words: RepairWords, reflog: Reflog) -> None:
         self._state = state
         self._counts = counts
         self._words = words
+        self._reflog = reflog
 
     def _policy(self) -> m.Policy:
         policy = self._state.policy
@@ -197,5 +199,7 @@ class Status:
             vaults=state.access.vaults,
             epoch=state.position.epoch,
             commit=state.position.commit,
+            reflog_lag=self._reflog.lag(),
+            reflog_commits=self._reflog.commits_behind(),
             urls=state.urls,
         )

@@ -539,7 +539,8 @@ class Status(Answer, frozen=True, kw_only=True):
     """``nodes``: how many in each state; ``machines`` and ``disks``: distinct domains and stores that are up.
 
     ``may_die``: how many nodes may die now, any of them, without a pack being lost; ``machines_may_die``: how many
-    whole machines, with all their nodes and disks. ``urls``: the coordinator's.
+    whole machines, with all their nodes and disks. ``urls``: the coordinator's. ``reflog_commits``: commits that
+    only the coordinator knows, none older than ``reflog_lag`` seconds.
     """
 
     packs: PackCounts
@@ -554,6 +555,8 @@ class Status(Answer, frozen=True, kw_only=True):
     vaults: int
     epoch: int
     commit: int
+    reflog_lag: float = 0.0
+    reflog_commits: int = 0
     urls: list[str] = []
 
 
@@ -630,7 +633,10 @@ class RepairOrder(Request, frozen=True, kw_only=True):
 
 
 class Alarm(Answer, frozen=True, kw_only=True):
-    """What ``on_alarm`` is told. ``kind``: breaker, floor, lost, poisoned or old; ``name``: the coordinator's."""
+    """What ``on_alarm`` is told.
+
+    ``kind``: breaker, floor, lost, poisoned, reflog or old; ``name``: the coordinator's.
+    """
 
     kind: str
     state: Literal["begins", "over"]
