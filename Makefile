@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # How many rounds `make crash` lives through; CI takes 25 of each.
 CRASH_ROUNDS ?= 1000
 
-.PHONY: help demo test rigs crash check mutants sim fuzz bench format clean
+.PHONY: help demo test rigs crash check mutants sim fuzz bench peers format clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -52,9 +52,12 @@ fuzz: $(READY) ## every parser of bytes from outside, a million inputs each, the
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
 	@$(BIN)/python -m bench $(ARGS)
 
+peers: $(READY) ## the programs of others that `make bench` compares with, in an environment of their own
+	@$(BIN)/python -m bench.peers.environment
+
 format: $(READY) ## let ruff arrange the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 clean: ## forget the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist bench/results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist bench/results .peers

@@ -16,6 +16,9 @@ _PARTS = {
     "limits": "what the machine can do: seal, hash, loopback, synced writes, the raw pipeline",
     "disk": "durable puts beside the file system doing the same calls, and one long stream",
     "transfer": "put and get through the SDK beside the raw pipeline",
+    "access": "a large file put again with all of it read, and pieces of it at random places",
+    "repair": "the copies of a lost node made again, beside the bare copying",
+    "peers": "beside Tahoe-LAFS, SeaweedFS and restic: `make peers` brings them",
     "buckets": "NATS buckets of one and three copies beside the bare calls",
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
@@ -24,7 +27,9 @@ _PARTS = {
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"
-_QUICK = Scale(size=16 * MIB, files=200, singles=50, repeat=1, memory_size=64 * MIB, packs=10_000, entries=20_000)
+_QUICK = Scale(
+    size=16 * MIB, files=200, singles=50, lost=64 * MIB, repeat=1, memory_size=64 * MIB, packs=10_000, entries=20_000
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=parse_size, help="bytes of the large file [256MiB]")
     parser.add_argument("--files", type=int, help="small files of the directory [10000]")
     parser.add_argument("--singles", type=int, help="small puts and gets one after another [500]")
+    parser.add_argument("--at-once", type=int, help="small puts and gets at once, where not one after another [16]")
+    parser.add_argument("--lost", type=parse_size, help="bytes on the node that repair replaces [2GiB]")
     parser.add_argument("--memory-size", type=parse_size, help="bytes of the file for peak memory [1GiB]")
     parser.add_argument("--packs", type=int, help="packs in the coordinator's database [100000]")
     parser.add_argument("--entries", type=int, help="entries that wait in an outbox [1000000]")
@@ -68,7 +75,7 @@ def _scale(options: argparse.Namespace) -> Scale:
     scale = _QUICK if options.quick else Scale()
     if options.full:
         scale = replace(scale, memory_size=4 * GIB)
-    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat")
+    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat", "at_once", "lost")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if any(value < 1 for value in given.values()):
         raise SystemExit("sizes and counts are at least 1")

@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-BUFFER = bytearray(1 << 20)
+BUFFER_BYTES = 1 << 20
 
 
-def request(port: int, path: str, headers: dict[str, str] | None = None) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(f"{k}: {v}" for k, v in (headers or {}).items())]
+def request(port: int, path: str, headers: dict[str, str] | None = None, method: str = "GET") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(f"{k}: {v}" for k, v in (headers or {}).items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 class Connection:
     """One kept-alive connection to a server on loopback."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+    def __init__(self, port: int, timeout_s: float = 60) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray(BUFFER_BYTES)
 
     def close(self) -> None:
         self.socket.close()
@@ -30,16 +31,17 @@ class Connection:
         self.socket.sendall(data)
 
     def receive(self, take: Callable[[memoryview], object] | None = None) -> tuple[int, float]:
-        """Reads one answer of status 200; (bytes of its body, when the first of them was here)."""
-        view = memoryview(BUFFER)
+        """Reads one answer of status 200 or 201; (bytes of its body, when the first of them was here)."""
+        buffer = self._buffer
+        view = memoryview(buffer)
         got = 0
-        while (end := BUFFER.find(b"\r\n\r\n", 0, got)) < 0:
+        while (end := buffer.find(b"\r\n\r\n", 0, got)) < 0:
             count = self.socket.recv_into(view[got:])
             if not count:
                 raise RuntimeError("the connection was closed")
             got += count
         head = bytes(view[:end]).lower()
-        if not head.startswith(b"http/1.1 200 "):
+        if not head.startswith((b"http/1.1 200 ", b"http/1.1 201 ")):
             raise RuntimeError(f"answered {head[:200]!r}")
         at = head.index(b"content-length:")
         size = int(head[at + 15 :].split(b"\r\n", 1)[0])

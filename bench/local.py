@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,10 +19,11 @@ T = TypeVar("T")
 class Holdfast:
     """A running network and an open vault, called without await so that it can be timed like anything else."""
 
-    def __init__(self, directory: Path, *, nodes: int, survive: int) -> None:
+    def __init__(self, directory: Path, *, nodes: int, survive: int, settings: Mapping[str, str] | None = None) -> None:
+        """``settings``: by name, for every process of the network."""
         logs.configure(verbosity=0)
         self._runner = asyncio.Runner()
-        self._network = LocalNetwork(directory, nodes=nodes, survive=survive)
+        self._network = LocalNetwork(directory, nodes=nodes, survive=survive, settings=settings)
         self._vault: Vault | None = None
 
     def __enter__(self) -> Holdfast:
@@ -52,6 +54,10 @@ class Holdfast:
         return self._vault
 
     @property
+    def network(self) -> LocalNetwork:
+        return self._network
+
+    @property
     def members(self) -> list[Member]:
         return self._network.members
 
@@ -66,11 +72,23 @@ class Holdfast:
             total += len(piece)
         return total
 
-    async def put_one_by_one(self, bodies: dict[str, bytes]) -> None:
-        """Each put acknowledged before the next one begins."""
-        for name, body in bodies.items():
-            await self.vault.put(body, name)
+    def put_singles(self, bodies: dict[str, bytes], at_once: int = 1) -> None:
+        """Puts each body, ``at_once`` of them under way: with 1 each is acknowledged before the next one begins."""
+        works = [partial(self.vault.put, body, name) for name, body in bodies.items()]
+        self.do(self._each(works, at_once))
 
-    async def read_one_by_one(self, names: list[str]) -> list[bytes]:
-        """Each read done before the next one begins."""
-        return [await self.vault.read(name) for name in names]
+    def read_singles(self, names: list[str], at_once: int = 1) -> list[bytes]:
+        """What stands under each name, ``at_once`` reads under way."""
+        return self.do(self._each([partial(self.vault.read, name) for name in names], at_once))
+
+    @staticmethod
+    async def _each(works: Sequence[Callable[[], Coroutine[Any, Any, T]]], at_once: int) -> list[T]:
+        found: dict[int, T] = {}
+        waiting = iter(enumerate(works))
+
+        async def worker() -> None:
+            for number, work in waiting:
+                found[number] = await work()
+
+        await asyncio.gather(*(worker() for _ in range(at_once)))
+        return [found[number] for number in range(len(works))]

@@ -28,6 +28,8 @@ class Scale:
     files: int = 10_000  # small files of one directory
     singles: int = 500  # small puts and gets, one after another
     small_bytes: int = 4096  # bytes of a small file
+    at_once: int = 16  # small puts and gets under way at once, where not one after another
+    lost: int = 2 * GIB  # bytes on the node whose copies repair makes again
     repeat: int = 3  # rounds; the median counts
     memory_size: int = GIB  # bytes of the file whose put and get show the peak memory
     packs: int = 100_000  # packs in the coordinator's database

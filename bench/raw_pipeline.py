@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from bench.raw_receiver import DIGEST_BYTES, DISCARD, GET, PUT, REQUEST, receive_into
+from bench.raw_receiver import COPY, DIGEST_BYTES, DISCARD, GET, PUT, REQUEST, receive_into
 from bench.raw_seal import CHUNK_BYTES, OVERHEAD_BYTES, open_sealed, seal
 from bench.threads import side_by_side
 
@@ -47,7 +47,7 @@ class RawNetwork:
         self._directories = [directory / f"receiver-{number}" for number in range(nodes)]
         self._copies = copies
         self._processes: list[subprocess.Popen[str]] = []
-        self._ports: list[int] = []
+        self.ports: list[int] = []
 
     def __enter__(self) -> RawNetwork:
         for directory in self._directories:
@@ -58,7 +58,7 @@ class RawNetwork:
             )
         for process in self._processes:
             assert process.stdout is not None
-            self._ports.append(int(process.stdout.readline()))
+            self.ports.append(int(process.stdout.readline()))
         return self
 
     def __exit__(
@@ -76,14 +76,14 @@ class RawNetwork:
 
     def holders(self, number: int) -> tuple[int, ...]:
         """Where pack ``number`` goes: the copies begin at another receiver each time."""
-        return tuple((number + step) % len(self._ports) for step in range(self._copies))
+        return tuple((number + step) % len(self.ports) for step in range(self._copies))
 
     @contextlib.contextmanager
     def connections(self) -> Iterator[list[socket.socket]]:
         """One connection to each receiver."""
         with contextlib.ExitStack() as stack:
             found = []
-            for port in self._ports:
+            for port in self.ports:
                 connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 found.append(connection)
@@ -151,32 +151,58 @@ def get_large(
     return sum(opened)
 
 
-def put_singles(network: RawNetwork, bodies: Sequence[bytes]) -> list[Placed]:
-    """Each body sealed and made durable on five receivers before the next one begins."""
-    placed = []
-    buffer = memoryview(bytearray(max(map(len, bodies)) + OVERHEAD_BYTES))
-    with network.connections() as sockets:
-        for number, body in enumerate(bodies):
-            sealed = seal(memoryview(body), buffer)
-            holders = network.holders(number)
-            request = REQUEST.pack(PUT, bytes(DIGEST_BYTES), 0, sealed) + buffer[:sealed]
-            for holder in holders:
-                sockets[holder].sendall(request)
-            digest = _agreed(_answer(sockets[holder]) for holder in holders)
-            placed.append(Placed(digest, sealed, holders, ((0, sealed),), 0))
-    return placed
+def put_singles(network: RawNetwork, bodies: Sequence[bytes], *, at_once: int = 1) -> list[Placed]:
+    """Each body sealed and made durable on five receivers, ``at_once`` of them under way."""
+    placed: dict[int, Placed] = {}
+
+    def work(take: Callable[[], int | None]) -> None:
+        buffer = memoryview(bytearray(max(map(len, bodies)) + OVERHEAD_BYTES))
+        with network.connections() as sockets:
+            while (number := take()) is not None:
+                sealed = seal(memoryview(bodies[number]), buffer)
+                holders = network.holders(number)
+                request = REQUEST.pack(PUT, bytes(DIGEST_BYTES), 0, sealed) + buffer[:sealed]
+                for holder in holders:
+                    sockets[holder].sendall(request)
+                digest = _agreed(_answer(sockets[holder]) for holder in holders)
+                placed[number] = Placed(digest, sealed, holders, ((0, sealed),), 0)
+
+    _in_threads(work, len(bodies), at_once)
+    return [placed[number] for number in range(len(bodies))]
 
 
-def get_singles(network: RawNetwork, placed: Sequence[Placed]) -> int:
-    """Each body fetched from one holder, opened and checked before the next one is asked. How many bytes."""
-    total = 0
+def get_singles(network: RawNetwork, placed: Sequence[Placed], *, at_once: int = 1) -> int:
+    """Each body fetched from one holder, opened and checked, ``at_once`` of them under way. How many bytes."""
+    opened: list[int] = []
     size_max = max(one.size for one in placed)
-    buffer, plain = memoryview(bytearray(size_max)), memoryview(bytearray(size_max))
+
+    def work(take: Callable[[], int | None]) -> None:
+        buffer, plain = memoryview(bytearray(size_max)), memoryview(bytearray(size_max))
+        with network.connections() as sockets:
+            while (number := take()) is not None:
+                one = placed[number]
+                _fetch(sockets[one.holders[number % len(one.holders)]], one, buffer)
+                opened.append(open_sealed(buffer[: one.size], plain))
+
+    _in_threads(work, len(placed), at_once)
+    return sum(opened)
+
+
+def get_at(network: RawNetwork, packs: Sequence[Placed], position: int, size: int) -> bytes:
+    """``size`` plain bytes from ``position`` on: the chunks that hold them, fetched from one holder, and opened."""
+    found = bytearray()
+    buffer, plain = memoryview(bytearray(CHUNK_BYTES + OVERHEAD_BYTES)), memoryview(bytearray(CHUNK_BYTES))
     with network.connections() as sockets:
-        for number, one in enumerate(placed):
-            _fetch(sockets[one.holders[number % len(one.holders)]], one, buffer)
-            total += open_sealed(buffer[: one.size], plain)
-    return total
+        for chunk in range(position // CHUNK_BYTES, (position + size - 1) // CHUNK_BYTES + 1):
+            placed = packs[chunk // CHUNKS_PER_PACK]
+            offset, sealed = placed.chunks[chunk % CHUNKS_PER_PACK]
+            connection = sockets[placed.holders[chunk % len(placed.holders)]]
+            connection.sendall(REQUEST.pack(GET, placed.digest, offset, sealed))
+            receive_into(connection, buffer[:sealed])
+            count = open_sealed(buffer[:sealed], plain)
+            start = chunk * CHUNK_BYTES
+            found += plain[max(position - start, 0) : min(position + size - start, count)]
+    return bytes(found)
 
 
 def put_many(network: RawNetwork, sources: Sequence[Path]) -> list[Placed]:
@@ -220,6 +246,36 @@ def get_many(network: RawNetwork, packs: Sequence[Placed], targets: Sequence[Pat
                     file.write(plain[:size])
                 count += 1
     return count
+
+
+def fill(network: RawNetwork, count: int) -> list[Placed]:
+    """``count`` packs of random bytes, each on one receiver."""
+    placed = []
+    with network.connections() as sockets:
+        for number in range(count):
+            holder = network.holders(number)[0]
+            digest = _put(sockets[holder], memoryview(os.urandom(PACK_BYTES)))
+            placed.append(Placed(digest, PACK_BYTES, (holder,), (), 0))
+    return placed
+
+
+def copy_each(network: RawNetwork, packs: Sequence[Placed], *, at_once: int = 4) -> None:
+    """Each pack from its holder to the next receiver, durable there: what a repair must do at least.
+
+    Every receiver has ``at_once`` copies under way; fewer are slower where packs lie in memory.
+    """
+
+    def work(take: Callable[[], int | None]) -> None:
+        with network.connections() as sockets:
+            while (number := take()) is not None:
+                placed = packs[number]
+                connection = sockets[(placed.holders[0] + 1) % len(sockets)]
+                port = network.ports[placed.holders[0]]
+                connection.sendall(REQUEST.pack(COPY, placed.digest, port, placed.size))
+                if _answer(connection) != placed.digest:
+                    raise ValueError("a copy is not what was copied")
+
+    _in_threads(work, len(packs), at_once * len(network.ports))
 
 
 def stream(network: RawNetwork, total: int, piece_bytes: int = PACK_BYTES) -> None:

@@ -3,6 +3,8 @@
 ``python -m bench.raw_receiver DIRECTORY`` prints its port and serves until its input ends. A request is ``REQUEST``
 (and a body for put and discard); the answer to a put is the digest that the bytes had, sent once they are durable:
 temporary file, SHA-256 while receiving, fdatasync, link, fsync of the directory. The answer to a get is just the bytes.
+A copy names a blob and, as its first byte, the port of the receiver that has it: it is fetched from there, kept, and
+answered like a put.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import threading
 from pathlib import Path
 
 REQUEST = struct.Struct(">c32sQQ")  # verb, digest (get), first byte (get), bytes that follow or are asked
-PUT, GET, DISCARD = b"P", b"G", b"D"
+PUT, GET, DISCARD, COPY = b"P", b"G", b"D", b"C"
 DIGEST_BYTES = 32
 _PIECE_BYTES = 1 << 20
 
@@ -53,6 +55,8 @@ class Receiver:
                 verb, digest, start, size = REQUEST.unpack(head)
                 if verb == PUT:
                     connection.sendall(self._keep(connection, size, buffer))
+                elif verb == COPY:
+                    connection.sendall(self._copy(digest, start, size, buffer))
                 elif verb == GET:
                     self._send(connection, digest, start, size)
                 else:
@@ -83,6 +87,11 @@ class Receiver:
         os.unlink(temporary, dir_fd=directory)
         os.fsync(directory)
         return hash_.digest()
+
+    def _copy(self, digest: bytes, port: int, size: int, buffer: memoryview) -> bytes:
+        with socket.create_connection(("127.0.0.1", port)) as source:
+            source.sendall(REQUEST.pack(GET, digest, 0, size))
+            return self._keep(source, size, buffer)
 
     def _send(self, connection: socket.socket, digest: bytes, start: int, size: int) -> None:
         file = os.open(digest.hex(), os.O_RDONLY, dir_fd=self._descriptor)
