@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,11 +38,16 @@ def run(scale: Scale, directory: Path) -> list[Figure]:
 
 
 def _enqueue(scale: Scale, directory: Path) -> list[Figure]:
+    """Beside two limits: SQLite in a loop that does nothing else, and SQLite as a program on asyncio must call it, from
+    a thread that it hands each commit to and hears of its end. The goals count from the second; the first is shown."""
     count = min(scale.files, 5000) // _WRITERS * _WRITERS
-    bare, one, many = Rounds(), Rounds(), Rounds()
+    loop, bare, one, many = Rounds(), Rounds(), Rounds(), Rounds()
+
+    def looped(number: int) -> None:
+        loop.add(count / seconds(lambda: _commit(directory / f"loop-{number}.db", count)))
 
     def commits(number: int) -> None:
-        bare.add(count / seconds(lambda: _commit(directory / f"bare-{number}.db", count)))
+        bare.add(count / asyncio.run(_commit_in_thread(directory / f"bare-{number}.db", count)))
 
     def single(number: int) -> None:
         one.add(count / asyncio.run(_put_in(directory / f"one-{number}", count, 1)))
@@ -49,10 +55,14 @@ def _enqueue(scale: Scale, directory: Path) -> list[Figure]:
     def side_by_side(number: int) -> None:
         many.add(count / asyncio.run(_put_in(directory / f"many-{number}", count, _WRITERS)))
 
-    alternate(scale.repeat, commits, single, side_by_side)
+    alternate(scale.repeat, looped, commits, single, side_by_side)
     limit, limits = bare.median, tuple(bare.values)
-    name = "synced commits"
+    name = "synced commits from a thread"
     return [
+        Figure(
+            "SQLite, synced commits from a thread of an asyncio program", bare.median, "/s", loop.median,
+            "synced commits in a bare loop", rounds=tuple(bare.values), limit_rounds=tuple(loop.values),
+        ),
         Figure(
             "outbox, durable entries, 1 writer", one.median, "/s", limit, name, ratio_at_least(0.7),
             tuple(one.values), limits,
@@ -64,17 +74,42 @@ def _enqueue(scale: Scale, directory: Path) -> list[Figure]:
     ]  # fmt: skip
 
 
+class _Bare:
+    """One row to a transaction, with the outbox's settings and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = apsw.Connection(str(path))
+        self._db.pragma("journal_mode", "wal")
+        self._db.pragma("synchronous", "full")
+        self._db.execute("CREATE TABLE entries (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT")
+
+    def commit(self) -> None:
+        self._db.execute("INSERT INTO entries (sealed) VALUES (?)", (os.urandom(_ROW_BYTES),))
+
+    def close(self) -> None:
+        self._db.close()
+
+
 def _commit(path: Path, count: int) -> None:
-    """One row to a transaction, as SQLite does it with the outbox's settings and nothing else."""
-    db = apsw.Connection(str(path))
+    db = _Bare(path)
     try:
-        db.pragma("journal_mode", "wal")
-        db.pragma("synchronous", "full")
-        db.execute("CREATE TABLE entries (sequence INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT")
         for _ in range(count):
-            db.execute("INSERT INTO entries (sealed) VALUES (?)", (os.urandom(_ROW_BYTES),))
+            db.commit()
     finally:
         db.close()
+
+
+async def _commit_in_thread(path: Path, count: int) -> float:
+    """Seconds. The thread is the standard library's own, not the outbox's."""
+    with ThreadPoolExecutor(1) as thread:
+        loop = asyncio.get_running_loop()
+        db = await loop.run_in_executor(thread, _Bare, path)
+        started = time.perf_counter()
+        for _ in range(count):
+            await loop.run_in_executor(thread, db.commit)
+        took = time.perf_counter() - started
+        await loop.run_in_executor(thread, db.close)
+        return took
 
 
 async def _put_in(directory: Path, count: int, writers: int) -> float:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.peak_memory import peak_bytes
-from holdfast.blob import Digest, pieces
+from holdfast.blob import Digest
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.files import OsFiles
 from holdfast.outbox import Outbox, OutboxSettings, State, http
@@ -48,24 +48,25 @@ async def fill(directory: Path, url: str, count: int) -> None:
     core, process = queue._core, randomness.bytes(8)
     id_ = randomness.bytes(ENTRY_ID_BYTES)  # one for all: an entry is opened with the id in its row
     cipher = core.seals.cipher(id_, "body")
-    stored = await core.bodies.store("none", id_, cipher, pieces(BODY), size_max=len(BODY), critical=True)
+    stored = core.bodies.inline(id_, cipher, BODY)
     assert stored.inline is not None
     digest, sealed_body, now = Digest.of(BODY), stored.inline, clock.now()
 
     def rows(first: int, last: int) -> None:
-        with core.file.change(durable=False):
-            for number in range(first, last):
-                new = http.put(f"{url}/{number}")
-                sealed = core.records.sealed_record(
-                    id_, new, delivery_class=0, size=len(BODY), created=now, digest=digest
-                )
-                keys = tuple(core.seals.tag("key", key) for key in new.keys)
-                target = core.seals.tag("target", new.target)
-                fresh = Fresh(
+        fresh = []
+        for number in range(first, last):
+            new = http.put(f"{url}/{number}")
+            sealed = core.records.sealed_record(id_, new, delivery_class=0, size=len(BODY), created=now, digest=digest)
+            keys = tuple(core.seals.tag("key", key) for key in new.keys)
+            target = core.seals.tag("target", new.target)
+            fresh.append(
+                Fresh(
                     id_, new.delivery_class(), new.kind, len(BODY), len(sealed_body), False, target, keys, (), sealed,
                     sealed_body,
-                )  # fmt: skip
-                core.file.entries.add(fresh, process, ())
+                )
+            )  # fmt: skip
+        with core.file.change(durable=False):
+            core.file.entries.add(fresh, process)
 
     for first in range(0, count, _PER_TRANSACTION):
         await core.ask(lambda first=first: rows(first, min(first + _PER_TRANSACTION, count)))  # type: ignore[misc]

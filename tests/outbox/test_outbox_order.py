@@ -68,15 +68,19 @@ class Machine(RuleBasedStateMachine):
         found = [item for item in self.items if item.state in states]
         return data.draw(st.sampled_from(found)) if found else None
 
-    @rule(keys=KEYS)
-    def add(self, keys: list[int]) -> None:
-        fresh = Fresh(
-            bytes(16), DeliveryClass.CRITICAL, "http", 0, 0, False, TARGET, tuple(map(tag, keys)), (), b"sealed", None
-        )
+    @rule(several=st.lists(KEYS, min_size=1, max_size=6))
+    def add(self, several: list[list[int]]) -> None:
+        fresh = [
+            Fresh(
+                bytes(16), DeliveryClass.CRITICAL, "http", 0, 0, False, TARGET, tuple(map(tag, keys)), (), b"x", None
+            )
+            for keys in several
+        ]  # fmt: skip
         with self.file.change():
-            sequence = self.file.entries.add(fresh, PROCESS, ())
-        assert sequence == next(self.numbers), "no sequence is used twice"
-        self.items.append(Item(sequence, keys))
+            sequences = self.file.entries.add(fresh, PROCESS)
+        for sequence, keys in zip(sequences, several, strict=True):
+            assert sequence == next(self.numbers), "no sequence is used twice"
+            self.items.append(Item(sequence, keys))
 
     @rule(limit=st.integers(1, 4))
     def claim(self, limit: int) -> None:

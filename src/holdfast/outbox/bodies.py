@@ -86,7 +86,8 @@ class Bodies:
         critical: bool,
         inline_max: int = INLINE_BYTES_MAX,
     ) -> StoredBody:
-        """Seals what ``source`` gives and returns once it is durable; TooLarge, NoSpace, StorePoisoned.
+        """Seals what ``source`` gives and returns once it is durable (what is inline is with its row); TooLarge,
+        NoSpace, StorePoisoned.
 
         Nothing stays behind when it fails. At most two frames are in memory.
         """
@@ -113,9 +114,7 @@ class Bodies:
                         del held[:FRAME_BYTES]
                         number += 1
             if writer is None and size <= inline_max:
-                state.update(held)
-                inline = header + _sealed(cipher, header, 0, True, bytes(held))
-                return StoredBody(size, Digest(state.digest()), inline)
+                return self.inline(entry, cipher, held)
             if writer is None:
                 writer = _Writer(self._files, self.directory / name, self._health)
                 await self._pool.run(writer.create, header)
@@ -128,6 +127,12 @@ class Bodies:
             raise
         finally:
             self._space.release(reserved)
+
+    def inline(self, entry: bytes, cipher: AESGCM, body: Buffer) -> StoredBody:
+        """A body of at most ``INLINE_BYTES_MAX``, sealed for its row; blocks for microseconds."""
+        header, data = _header(entry), bytes(body)
+        digest = Digest(hashlib.sha256(data).digest())
+        return StoredBody(len(data), digest, header + _sealed(cipher, header, 0, True, data))
 
     async def store_raw(self, name: str, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> None:
         """A pack, as it is; returns once it is durable. DigestMismatch, NoSpace, StorePoisoned."""

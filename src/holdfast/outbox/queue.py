@@ -7,8 +7,7 @@ name and its row is. What is under way is in ``queue_tries``, what a person wish
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from pathlib import Path
 
 from holdfast import logs
@@ -16,7 +15,7 @@ from holdfast.blob import Buffer, Digest, pieces
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadRequest, NotFound, Unavailable
 from holdfast.files import Files
-from holdfast.outbox.bodies import StoredBody, stored_size
+from holdfast.outbox.bodies import INLINE_BYTES_MAX, StoredBody, stored_size
 from holdfast.outbox.entry import DeliveryClass, Entry, NewEntry, State
 from holdfast.outbox.queue_core import GROUP_MAX, QueueCore
 from holdfast.outbox.queue_file import QueueFile
@@ -127,50 +126,53 @@ class Queue:
         """
         delivery_class = new.delivery_class()
         self._core.health.check()
-        with self._counted():
+        self._begin_adding()
+        try:
             return await self._add(new, delivery_class, body)
+        finally:
+            self._end_adding()
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Something is being added: ``close`` waits for it."""
+    def _begin_adding(self) -> None:
+        """``close`` waits from here on for ``_end_adding``."""
         if self._closing:
             raise Unavailable("the outbox is closed")
         self._adding += 1
-        try:
-            yield
-        finally:
-            self._adding -= 1
-            if not self._adding:
-                self._added_all.set()
+
+    def _end_adding(self) -> None:
+        self._adding -= 1
+        if not self._adding:
+            self._added_all.set()
 
     async def _add(
         self, new: NewEntry, delivery_class: DeliveryClass, body: Buffer | AsyncIterable[Buffer] | None
     ) -> int:
-        process = await self._core.token()
-        id_ = self._core.randomness.bytes(ENTRY_ID_BYTES)
-        critical = delivery_class is DeliveryClass.CRITICAL
-        stored: StoredBody | None = None
+        core = self._core
+        process = core.process or await core.token()
+        id_ = core.randomness.bytes(ENTRY_ID_BYTES)
+        if body is None:
+            return await self._added(new, delivery_class, id_, None)
+        cipher = core.seals.cipher(id_, "body")
+        if isinstance(body, bytes) or not isinstance(body, AsyncIterable):  # the second look is a slow one
+            if memoryview(body).nbytes <= min(INLINE_BYTES_MAX, self.settings.body_bytes_max):
+                return await self._added(new, delivery_class, id_, core.bodies.inline(id_, cipher, body))
+            body = pieces(body)
         name = f"{process.hex()}-{id_.hex()}"
-        if body is not None:
-            source = body if isinstance(body, AsyncIterable) else pieces(body)
-            stored = await self._core.bodies.store(
-                name,
-                id_,
-                self._core.seals.cipher(id_, "body"),
-                source,
-                size_max=self.settings.body_bytes_max,
-                critical=critical,
-            )
+        stored = await core.bodies.store(
+            name,
+            id_,
+            cipher,
+            body,
+            size_max=self.settings.body_bytes_max,
+            critical=delivery_class is DeliveryClass.CRITICAL,
+        )
         try:
-            return await self._added(new, delivery_class, id_, stored, process)
+            return await self._added(new, delivery_class, id_, stored)
         except BaseException:
-            if stored is not None and stored.inline is None:
-                await self._core.bodies.remove([name])
+            if stored.inline is None:
+                await core.bodies.remove([name])
             raise
 
-    async def _added(
-        self, new: NewEntry, delivery_class: DeliveryClass, id_: bytes, stored: StoredBody | None, process: bytes
-    ) -> int:
+    async def _added(self, new: NewEntry, delivery_class: DeliveryClass, id_: bytes, stored: StoredBody | None) -> int:
         size = 0 if stored is None else stored.size
         sealed = self._core.records.sealed_record(
             id_,
@@ -189,27 +191,31 @@ class Queue:
             size=size,
             stored=0 if stored is None else stored_size(size),
             filed=stored is not None and stored.inline is None,
-            target=self._core.seals.tag("target", new.target),
+            target=self._core.seals.target_tag(new.target),
             keys=tuple(self._core.seals.tag("key", key) for key in new.keys),
             needs=new.needs,
             sealed=sealed,
             body=None if stored is None else stored.inline,
         )
-        packs = [(digest, self._stored_packs[digest]) for digest in new.needs if digest in self._stored_packs]
         await self._core.space.reserve(fresh.stored, critical=delivery_class is DeliveryClass.CRITICAL)
-
-        def write() -> int:
-            sequence = self._core.file.entries.add(fresh, process, packs)
-            self.tries.recall(sequence, fresh.keys, new)
-            return sequence
-
         try:
-            sequence = await self._core.write(write)
+            if not new.needs:
+                return await self._core.write_together(self._insert, (fresh, new))
+            packs = [(digest, self._stored_packs[digest]) for digest in new.needs if digest in self._stored_packs]
+            (sequence,) = await self._core.write(lambda: self._insert([(fresh, new)], packs))
         finally:
             self._core.space.release(fresh.stored)
         for digest, _ in packs:
             self._stored_packs.pop(digest, None)
         return sequence
+
+    def _insert(self, items: Sequence[tuple[Fresh, NewEntry]], packs: Sequence[tuple[Digest, int]] = ()) -> list[int]:
+        """In the queue's thread and inside a change."""
+        core = self._core
+        sequences = core.file.entries.add([fresh for fresh, _ in items], core.process or b"", packs)
+        for sequence, (fresh, new) in zip(sequences, items, strict=True):
+            self.tries.recall(sequence, fresh.keys, new)
+        return sequences
 
     async def add_pack(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> None:
         """Keeps a sealed pack, durable when this returns; entries queued after it may need it.
@@ -221,8 +227,11 @@ class Queue:
             raise BadRequest(f"a pack in the outbox has at most {self.settings.body_bytes_max} bytes")
         if digest in self._stored_packs or await self._core.ask(lambda: self._core.file.packs.find(digest)) is not None:
             return
-        with self._counted():
+        self._begin_adding()
+        try:
             await self._core.bodies.store_raw(pack_name(await self._core.token(), digest), digest, size, source)
+        finally:
+            self._end_adding()
         self._stored_packs[digest] = size
 
     async def pack(self, digest: Digest) -> PackRow | None:

@@ -15,10 +15,10 @@ from holdfast.blob import Digest
 from holdfast.errors import BadRequest, NotFound
 from holdfast.outbox.entry import DeliveryClass, State
 from holdfast.outbox.queue_claims import FREE
-from holdfast.outbox.queue_errors import as_bytes
+from holdfast.outbox.queue_errors import as_bytes, as_int
 from holdfast.outbox.queue_order import Order
 from holdfast.outbox.queue_packs import Packs
-from holdfast.outbox.queue_rows import COLUMNS, Fresh, Row, Total, distinct
+from holdfast.outbox.queue_rows import COLUMNS, Fresh, Row, Total, distinct, insert_rows
 from holdfast.outbox.queue_schema import PACKS
 
 _BLOCKING = (State.WAITING, State.DEFERRED, State.CONFLICT)
@@ -34,24 +34,30 @@ class Entries:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def add(self, fresh: Fresh, process: bytes, packs: Sequence[tuple[Digest, int]]) -> int:
-        """Returns its sequence. ``packs``: those of its needs that this process has just stored, with their sizes."""
-        self._db.execute(
-            "INSERT INTO entries (sequence, id, state, class, kind, size, stored, filed, theirs, begun, tries, "
-            "reached, next_try, patient, behind, target, keys, process, sealed, body) "
-            "VALUES ((SELECT ifnull(max(newest), 0) + 1 FROM totals), "
-            "?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, 0, ?, ?, ?, ?, ?)",
-            (
-                fresh.id, int(fresh.delivery_class), fresh.kind, fresh.size, fresh.stored, int(fresh.filed),
-                fresh.target, b"".join(fresh.keys), process, fresh.sealed, fresh.body,
-            ),
+    def add(self, fresh: Sequence[Fresh], process: bytes, packs: Sequence[tuple[Digest, int]] = ()) -> list[int]:
+        """Their sequences, ascending. ``packs``: those of their needs that this process has just stored, with their
+        sizes; NotFound for a need that is nowhere."""
+        ((newest,),) = self._db.execute("SELECT ifnull(max(newest), 0) FROM totals").fetchall()
+        sequences = range(as_int(newest) + 1, as_int(newest) + 1 + len(fresh))
+        behind = self._order.enter_new([(sequence, one.keys) for sequence, one in zip(sequences, fresh, strict=True)])
+        insert_rows(
+            self._db,
+            "INSERT INTO entries (sequence, behind, id, state, class, kind, size, stored, filed, theirs, begun, tries, "
+            "reached, next_try, patient, target, keys, process, sealed, body) VALUES ",
+            "(?, ?, ?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, ?, ?, ?, ?, ?)",
+            [
+                (
+                    sequence, before, one.id, int(one.delivery_class), one.kind, one.size, one.stored, int(one.filed),
+                    one.target, b"".join(one.keys), process, one.sealed, one.body,
+                )
+                for sequence, before, one in zip(sequences, behind, fresh, strict=True)
+            ],
         )  # fmt: skip
-        sequence = self._db.last_insert_rowid()
         if packs:
             self._packs.add(packs, process)
-        self._packs.need(sequence, fresh.needs)
-        self._order.enter(sequence, fresh.keys)
-        return sequence
+        for sequence, one in zip(sequences, fresh, strict=True):
+            self._packs.need(sequence, one.needs)
+        return list(sequences)
 
     def defer(self, sequence: int, *, next_try: float, reached: bool, patient: bool, progress: bytes | None) -> None:
         self._db.execute(
@@ -155,6 +161,11 @@ class Entries:
             )
             for state, class_, entries, stored in rows
         ]
+
+    def stored(self) -> int:
+        """Bytes of all bodies and packs."""
+        ((found,),) = self._db.execute("SELECT ifnull(sum(stored), 0) FROM totals").fetchall()
+        return as_int(found)
 
     def oldest(self) -> Row | None:
         """Of those that are still to be delivered."""

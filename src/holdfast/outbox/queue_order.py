@@ -14,7 +14,7 @@ import apsw
 
 from holdfast.errors import Unavailable
 from holdfast.outbox.queue_errors import as_bytes, as_int
-from holdfast.outbox.queue_rows import Row
+from holdfast.outbox.queue_rows import Row, insert_rows
 
 LAST_MAX = 100_000
 
@@ -34,6 +34,20 @@ class Order:
                 continue
             later = max(sequence, head)
             self._db.execute("UPDATE entries SET behind = behind + 1 WHERE sequence = ?", (later,))
+
+    def enter_new(self, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[int]:
+        """New entries, ascending, each with its keys: in how many of these others stand before it."""
+        standing = set[bytes]()
+        behind = []
+        for _, keys in entries:
+            before = 0
+            for key in keys:
+                before += key in standing or self.first(key) is not None
+                standing.add(key)
+            behind.append(before)
+        names = [(key, sequence) for sequence, keys in entries for key in keys]
+        insert_rows(self._db, "INSERT INTO names VALUES ", "(?, ?)", names)
+        return behind
 
     def leave(self, sequence: int, keys: Iterable[bytes]) -> None:
         """Stands in none of its keys any more; whoever was next in one moves up. May be called twice."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -58,8 +57,7 @@ class Row(NamedTuple):
 COLUMNS = ", ".join("class" if name == "delivery_class" else name for name in Row._fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(NamedTuple):
     """A row to be added; ``sealed`` is bound to ``clear(...)``."""
 
     id: bytes
@@ -120,3 +118,17 @@ def distinct(db: apsw.Connection, column: str, condition: str) -> Iterator[bytes
         if value is None:
             return
         yield value
+
+
+_ROWS_AT_ONCE = (16, 4, 1)
+"""A few lengths only: SQLite prepares a statement once for each."""
+
+
+def insert_rows(db: apsw.Connection, insert: str, row: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """``insert`` with the placeholders ``row``, for many rows in few statements."""
+    start = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - start >= size:
+            some = rows[start : start + size]
+            db.execute(insert + ", ".join([row] * size), [value for one in some for value in one])
+            start += size

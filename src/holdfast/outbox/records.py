@@ -65,7 +65,7 @@ class Records:
             "payload": dict(new.payload),
             "digest": None if digest is None else bytes(digest),
         }
-        return self._seals.seal(id_, "record", record, clear(new.kind, delivery_class, size))
+        return self._seals.seal(id_, "record", record, clear(new.kind, delivery_class, size), canonical=False)
 
     def notes(self, row: Row) -> dict[str, Any]:
         """What was learned of an entry since it was queued; nothing if that is damaged, which is always safe."""
@@ -89,7 +89,7 @@ class Records:
             raise Corrupt(f"an entry of the outbox has fields that this version does not know: {error}") from error
 
     def _entry(self, row: Row, record: _Record, inline: bytes | None) -> Entry:
-        if self._seals.tag("target", record.target) != row.target:
+        if self._seals.target_tag(record.target) != row.target:
             raise Corrupt("an entry of the outbox fails its check: its target is another one")
         notes = self.notes(row)
         return replace(

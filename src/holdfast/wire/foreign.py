@@ -34,9 +34,9 @@ def checked_target(text: str) -> str:
         raise BadRequest(f"{text!r} is not a URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise BadRequest(f"{text!r}: a URL of the form http://HOST[:PORT]/PATH is needed")
-    if parts.username is not None or parts.password is not None:
+    if "@" in parts.netloc:
         raise BadRequest("a URL must not hold a user or password; use a token file")
-    if parts.fragment or not text.isascii() or any(char <= " " for char in text):
+    if parts.fragment or " " in text or not (text.isascii() and text.isprintable()):
         raise BadRequest(f"{text!r}: a URL without fragment is needed, its path percent-encoded")
     return text
 
