@@ -24,6 +24,8 @@ from holdfast.pool import InlinePool
 from holdfast.stores.disk import DiskStore
 
 VAULT = Id(bytes(range(32)))
+LIFE = (("put", 0), ("put", 1), ("delete", 0), ("purge", 0), ("put", 2), ("delete", 1))
+WELL = [*(f"{word} {number}" for word, number in LIFE), "end well"]
 SIZES = (700, 3 << 20, 5000)
 
 
@@ -62,7 +64,7 @@ async def live(root: Path) -> None:
         else:
             say(f"{word} {number}")
 
-    for word, number in (("put", 0), ("put", 1), ("delete", 0), ("purge", 0), ("put", 2), ("delete", 1)):
+    for word, number in LIFE:
         await tried(word, number)
     say(f"end {'poisoned' if keeper.store.poisoned or keeper.ledger.broken else 'well'}")
 

@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.crash.keeper_child import blob, opened
+from tests.crash.keeper_child import VAULT, WELL, blob, opened
 
-from holdfast.blob import Digest
+from holdfast.blob import Digest, pieces
 from holdfast.clock import SystemRandomness
 from holdfast.files import OsFiles
 from holdfast.pool import InlinePool
@@ -69,15 +69,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def points(template: Path, tmp_path: Path) -> list[tuple[str, int]]:
-    """Every call that a whole life makes, by name and number."""
-    said = strace(fresh(tmp_path / "node", template), "-e", f"trace={','.join(CALLS)}")
+def points(template: Path, tmp_path: Path, calls: tuple[str, ...] = CALLS) -> list[tuple[str, int]]:
+    """Every call that a whole life makes, by name and number; all syncs, as they are few."""
+    said = strace(fresh(tmp_path / "node", template), "-e", f"trace={','.join(calls)}")
     if not said and "ptrace" in (tmp_path / "strace.log").read_text():
         pytest.skip("strace may not trace here")
     assert said[-1:] == ["end well"], said
     log = (tmp_path / "strace.log").read_text()
     counts = Counter(re.findall(r"^\d+ +(\w+)\(", log, re.MULTILINE))
-    return [(name, number) for name in CALLS for number in range(1, counts[name] + 1)][SEED % EVERY :: EVERY]
+    found = [(name, number) for name in calls for number in range(1, counts[name] + 1)]
+    return found if calls == SYNCS else found[SEED % EVERY :: EVERY]
 
 
 async def check(root: Path, said: list[str], where: str) -> None:
@@ -109,6 +110,59 @@ def _delete_begun(said: list[str], number: int) -> bool:
     """It failed, or the process died in it."""
     order = ["put 0", "put 1", "delete 0", "purge 0", "put 2", "delete 1"]
     return f"delete {number}" in order[: len(said) + 1]
+
+
+STORE = ("incoming", "objects", "trash", "quarantine")
+
+
+def _of(path: str, root: Path) -> str:
+    """Whose this file or directory is. SQLite syncs the directory of its log and does not look at the answer: a log
+    whose name is lost costs rows that the store brings back."""
+    parts = Path(path).relative_to(root).parts
+    if parts and parts[0] in STORE:
+        return "store"
+    return "ledger" if parts and parts[0].startswith("ledger.db") else "start"
+
+
+def test_nothing_is_synced_or_acknowledged_after_a_failed_sync(template: Path, tmp_path: Path) -> None:
+    """The kernel may call the lost pages clean, so that the next sync of them "succeeds" (fsyncgate)."""
+    failed_in: Counter[str] = Counter()
+    for name, number in points(template, tmp_path, SYNCS):
+        root = fresh(tmp_path / "node", template)
+        said = strace(root, "-y", "-e", f"trace={','.join(SYNCS)}", "-e", f"inject={name}:error=EIO:when={number}")
+        where = f"EIO at {name} {number}"
+        log = (tmp_path / "strace.log").read_text().splitlines()
+        synced = [(match[1], "EIO" in line) for line in log if (match := re.search(r"sync\(\d+<([^>]+)>\)", line))]
+        failed = next(place for place, (_, broke) in enumerate(synced) if broke)
+        owner = _of(synced[failed][0], root)
+        failed_in[owner] += 1
+        again = [path for path, _ in synced[failed + 1 :] if _of(path, root) == owner]
+        assert owner == "start" or again == [], f"{where}, of {synced[failed][0]}: synced again"
+        after = said[next((place for place, line in enumerate(said) if line.startswith("poisoned")), len(said)) :]
+        if after:
+            done = [line for line in after if not line.startswith(("poisoned", "error", "end"))]
+            fine = [f"delete {number}" for number in range(3) if f"put {number}" not in said]  # it was never there
+            fine += ["purge 0"] if owner == "ledger" else []  # the store is well, and the trash its own
+            assert [line for line in done if line not in fine] == [], f"{where}: {said}"
+            assert said[-1] == "end poisoned", f"{where}: {said}"
+        else:
+            assert said in (["refused"], WELL), f"{where}: {said}"  # it failed at the start, or after the last answer
+        asyncio.run(check(root, said, where))
+        asyncio.run(_writes_again(root))
+    assert failed_in["store"] > 0, failed_in
+    assert failed_in["ledger"] > 0, failed_in
+
+
+async def _writes_again(root: Path) -> None:
+    """After a start, which looks at everything anew."""
+    keeper = await opened(root)
+    data = blob(2)
+    try:
+        await keeper.put(Digest.of(data), len(data), VAULT, pieces(data))
+        assert await get_bytes(keeper.store, Digest.of(data)) == data
+    finally:
+        await keeper.ledger.close()
+        await keeper.store.close()
 
 
 def test_killed_at_every_call(template: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.node.house import VAULT, Coordinator, House, pack
 
 from holdfast.auth.grants import Receipt
 from holdfast.blob import Digest
+from holdfast.clock import SystemClock
 from holdfast.errors import HoldfastError, NoSpace, NotFound
 from holdfast.pool import ThreadPool
 from holdfast.stores.ballast import BALLAST_BYTES
@@ -28,6 +29,15 @@ RESERVE_BYTES = 4 * MIB
 SIZES = (4096, 60_000, 300_000, 1_000_000)
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120 + 60 * ROUNDS)]
+
+
+class Hours(SystemClock):
+    """Each round is an hour of its own: a node moves 1 GiB an hour to trash at most."""
+
+    passed = 0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + 3600.0 * self.passed
 
 
 class Filled:
@@ -89,15 +99,16 @@ async def test_a_full_disk_is_read_and_emptied_and_filled_again(
     disk = LoopDisk(tmp_path, size=64 * MIB)
     await asyncio.to_thread(disk.make)
     await asyncio.to_thread(disk.mount)
-    network = TcpNetwork()
+    network, clock = TcpNetwork(), Hours()
     coordinator = Coordinator(network)
     await coordinator.start()
     house = House(disk.path / "node", coordinator, network, ThreadPool(4), reserve=RESERVE_BYTES, ballast=BALLAST_BYTES)
+    house.clock = clock
     try:
         await house.make()
         await house.start()
         filled = Filled(house)
-        for _ in range(ROUNDS):
+        for clock.passed in range(ROUNDS):
             await filled.fill()
             if foreign:
                 await asyncio.to_thread(_fill_up, disk.path / "foreign")

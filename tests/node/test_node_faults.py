@@ -8,7 +8,7 @@ import pytest
 from tests.node.house import VAULT, House, pack
 
 from holdfast.blob import Digest
-from holdfast.errors import HoldfastError, NotFound
+from holdfast.errors import HoldfastError, NotFound, StorePoisoned
 from holdfast.files import OsFiles
 from holdfast.testing.faults import SHORT_WRITE, Fault, FaultyFiles
 from holdfast.wire import routes
@@ -47,6 +47,20 @@ async def test_a_delete_that_failed_is_not_acknowledged_when_it_is_asked_again(
         assert not house.blob_path(receipt.digest).exists()
         assert list((house.store_path / "trash").glob(f"*-{receipt.digest}")), "the blob is nowhere"
     assert fault.hit == 1
+
+
+async def test_a_delete_of_what_a_failed_sync_left_in_doubt_is_refused(faulty: tuple[House, FaultyFiles]) -> None:
+    """It has no row, but it may be there after the next start."""
+    house, files = faulty
+    data = pack(VAULT.id, 4096)
+    files.set(Fault("sync_directory", below=house.store_path / "objects"))
+    with pytest.raises(StorePoisoned):
+        await house.put(data)
+    with pytest.raises(StorePoisoned):
+        await delete(house, Digest.of(data), 1 << 40)
+    await house.crash()
+    await house.start()
+    assert await house.get(Digest.of(data)) == data
 
 
 @pytest.mark.parametrize("method", ["create", "write", "sync", "close", "link", "sync_directory"])

@@ -1,4 +1,4 @@
-"""The ledger on a disk that others have filled: no new rows, but what goes is still written down."""
+"""The ledger on a disk that is full, or fails: what goes is still written down there, and here no sync is repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.node.house import VAULT
 
 from holdfast.blob import Digest
-from holdfast.errors import NoSpace
+from holdfast.errors import NoSpace, StorePoisoned
 from holdfast.files import OsFiles, Space
 from holdfast.node.ledger import Ledger
 from holdfast.pool import InlinePool
@@ -21,15 +21,21 @@ DIGESTS = [Digest.of(bytes([number])) for number in range(200)]
 
 
 class _File(apsw.VFSFile):
-    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int], full: Callable[[str], bool]) -> None:
+    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int], disk: Disk) -> None:
         super().__init__("unix", name, flags)
         self._path = name if isinstance(name, str) else name.filename() if name is not None else ""
-        self._full = full
+        self._disk = disk
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        if offset + len(data) > self.xFileSize() and self._full(self._path):
+        if offset + len(data) > self.xFileSize() and self._disk.full(self._path):
             raise apsw.FullError("no room")
         super().xWrite(data, offset)
+
+    def xSync(self, flags: int) -> None:
+        self._disk.synced.append(self._path)
+        if self._disk.broken:
+            raise apsw.IOError("the sync failed")
+        super().xSync(flags)
 
 
 class Rooms(OsFiles):
@@ -42,14 +48,16 @@ class Rooms(OsFiles):
 
 
 class Disk(apsw.VFS):
-    """SQLite's way to the disk; ``full`` is asked before a file grows."""
+    """SQLite's way to the disk; ``full`` is asked before a file grows, ``broken`` fails every sync."""
 
     def __init__(self) -> None:
         super().__init__("filled", "unix")
         self.full: Callable[[str], bool] = lambda path: False
+        self.broken = False
+        self.synced: list[str] = []
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
-        return _File(name, flags, lambda path: self.full(path))
+        return _File(name, flags, self)
 
 
 @pytest.fixture
@@ -102,3 +110,17 @@ async def test_without_any_room_the_log_begins_anew(tmp_path: Path, disk: Disk) 
         assert removed is not None
     assert ledger.roots.count == 0
     await ledger.close()
+
+
+async def test_after_a_failed_sync_nothing_is_synced_however_the_process_ends(tmp_path: Path, disk: Disk) -> None:
+    ledger = await opened(tmp_path, Rooms(), 0)
+    disk.broken = True
+    with pytest.raises(StorePoisoned):
+        await ledger.remove(DIGESTS[0], trashed=5)
+    disk.broken = False
+    disk.synced.clear()
+    with pytest.raises(StorePoisoned):
+        await ledger.remove(DIGESTS[1], trashed=5)
+    for connection in (ledger._file.reading, ledger._file._writing):  # as when the interpreter ends
+        connection.close()
+    assert disk.synced == []

@@ -16,7 +16,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.codec import reflog
 from holdfast.codec.pack import pack_vault
-from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, TooManyRequests, Unavailable
+from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, StorePoisoned, TooManyRequests, Unavailable
 from holdfast.node.ledger import Ledger
 from holdfast.node.ledger_rows import SHARED, Entry, Kept
 from holdfast.node.store import NodeStore
@@ -202,6 +202,8 @@ class Keeper:
         async with self._alone(digest):
             entry = await self.ledger.find(digest)
             if entry is None or entry.vault != vault:
+                if self.store.poisoned is not None:  # what a failed sync left in doubt may be here after a start
+                    raise StorePoisoned(f"this node is read-only since {self.store.poisoned}")
                 return
             if not entry.here:  # an earlier try may have ended between row and store: what it left is made up for
                 self._removals += 1

@@ -96,6 +96,8 @@ class LedgerFile:
         try:
             connection = self._writing
             connection.set_busy_timeout(5_000)
+            # However this process ends, what a failed sync left in doubt is not synced again.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.execute(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192"
             ).fetchall()
@@ -142,8 +144,7 @@ class LedgerFile:
                         self._writing.execute("INSERT OR REPLACE INTO totals VALUES (1, ?)", (self.totals.encode(),))
             if self.broken is None:
                 self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            else:  # what a failed sync left in doubt is not synced again
-                self._writing.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                self._writing.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._writing.close()
 
     # -- totals
