@@ -1,28 +1,12 @@
-"""A network for each test, on SQLite and, marked ``rig``, on a real PostgreSQL."""
+"""A network for each test, on both databases."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.coordinator.hall import Hall
-from tests.metadata.postgres_server import PostgresServer, running
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.rig)])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """As the setting ``database``: empty for SQLite."""
-    if request.param == "sqlite":
-        return ""
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.fresh()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.pool import StaticPool
 from tests.coordinator.hall import Hall, Written, digest_of
 from tests.coordinator.test_coordinator_life import Life
@@ -16,7 +16,6 @@ from tests.metadata.postgres_server import PostgresServer, cut_commit
 from holdfast.errors import StorePoisoned, Unavailable
 from holdfast.metadata import queries_members, tables
 from holdfast.metadata.dialects import postgresql_engine
-from holdfast.metadata.postgresql import Session
 
 pytestmark = pytest.mark.rig
 
@@ -53,27 +52,40 @@ async def whole(hall: Hall, names: list[str]) -> None:
     assert facts.commit_number >= len(names)  # one that is sent again, by who did not wait, is counted again
 
 
-async def test_a_server_that_dies_at_each_statement_of_a_commit_loses_and_doubles_nothing(
-    hall: Hall, postgres: PostgresServer
-) -> None:
-    session = hall.coordinator.state.database._below
-    assert isinstance(session, Session)
-    left = -1
+def dies_before(statement: int, server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server dies before that statement of the driver, counted from now."""
+    import psycopg
 
-    def statement(*_: Any) -> None:
+    left, real = statement, psycopg.Cursor.execute
+
+    def execute(cursor: Any, *args: Any, **options: Any) -> Any:
         nonlocal left
         left -= 1
         if left == -1:
-            postgres.restart()
+            monkeypatch.setattr(psycopg.Cursor, "execute", real)
+            server.restart()
+        return real(cursor, *args, **options)
 
-    event.listen(session._engine, "before_cursor_execute", statement)
+    monkeypatch.setattr(psycopg.Cursor, "execute", execute)
+
+
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["sampled", "each"])
+async def test_a_server_that_dies_at_each_statement_of_a_commit_loses_and_doubles_nothing(
+    hall: Hall, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    import psycopg
+
     names: list[str] = []
-    while left < 0:  # until a commit has fewer statements than that
-        left = len(names)
-        names.append(f"name-{len(names)}")
-        await commit(hall, names[-1])
-    event.remove(session._engine, "before_cursor_execute", statement)
-    assert len(names) > 10, "a commit has more statements than this"
+    hit, at = True, 0
+    while hit:  # until a commit has fewer statements than that
+        with monkeypatch.context() as patch:
+            dies_before(at, postgres, patch)
+            dying = psycopg.Cursor.execute
+            names.append(f"name-{len(names)}")
+            await commit(hall, names[-1])
+            hit = psycopg.Cursor.execute is not dying
+        at += step
+    assert at > 10, "a commit has more statements than this"
     await whole(hall, names)
     await hall.restart()
     await whole(hall, names)

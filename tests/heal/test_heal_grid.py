@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.metadata.postgres_server import Below
 
 from holdfast import assemble
 from holdfast.blob import Digest
@@ -89,7 +90,8 @@ def story(
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     async def main(loop: VirtualLoop) -> None:
-        async with Grid(loop, tmp_path, nodes=nodes, survive=survive, settings={**QUICK, **(settings or {})}) as grid:
+        chosen = {**QUICK, **(settings or {})}
+        async with Grid(loop, tmp_path, nodes=nodes, survive=survive, settings=chosen, database=Below.fresh()) as grid:
             await tell(grid)
 
     run(main, seed=seed, limit_s=20 * 86400.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.heal.test_heal_grid import app_of, coordinator
+from tests.metadata.postgres_server import Below, forget_all, put_all_back, set_aside
 
 from holdfast import assemble
 from holdfast.assemble import OpenVault
@@ -33,7 +34,9 @@ def story(
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     async def main(loop: VirtualLoop) -> None:
-        async with Grid(loop, tmp_path, nodes=nodes, survive=survive, settings=settings) as grid:
+        async with Grid(
+            loop, tmp_path, nodes=nodes, survive=survive, settings=settings, database=Below.fresh()
+        ) as grid:
             await tell(grid)
 
     run(main, seed=1, limit_s=limit_s)
@@ -45,24 +48,33 @@ async def on_disks(grid: Grid) -> dict[str, int]:
 
 
 def lose_database(grid: Grid) -> None:
+    if grid.database:
+        forget_all(grid.database)
     for path in grid.coordinator.data.glob("coordinator.db*"):
         path.unlink()
 
 
 def copy_database(grid: Grid, to: Path) -> None:
-    to.mkdir()
-    for path in grid.coordinator.data.glob("coordinator.db*"):
-        shutil.copy(path, to / path.name)
+    if grid.database:
+        set_aside(grid.database)
+    else:
+        to.mkdir()
+        for path in grid.coordinator.data.glob("coordinator.db*"):
+            shutil.copy(path, to / path.name)
 
 
 def put_back(grid: Grid, source: Path) -> None:
-    lose_database(grid)
-    for path in source.iterdir():
-        shutil.copy(path, grid.coordinator.data / path.name)
+    if grid.database:
+        put_all_back(grid.database)
+    else:
+        lose_database(grid)
+        for path in source.iterdir():
+            shutil.copy(path, grid.coordinator.data / path.name)
 
 
 def config(grid: Grid) -> Config:
-    return Config.load(grid.coordinator.data, flags=grid._settings, environment={})
+    below = {"database": grid.database} if grid.database else {}
+    return Config.load(grid.coordinator.data, flags={**grid._settings, **below}, environment={})
 
 
 async def rebuild(grid: Grid, *nodes: str, **options: Any) -> assemble.CoordinatorRebuilt:

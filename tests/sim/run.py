@@ -1,9 +1,10 @@
 """``make sim``: seeds, one after another, in a few processes; a failing one is printed and kept.
 
-    python -m tests.sim.run [--seeds 500] [--first 1] [--jobs 2] [--seconds S] [--keep] [SEED...]
+    python -m tests.sim.run [--seeds 500] [--first 1] [--jobs 2] [--seconds S] [--keep] [--postgresql] [SEED...]
 
 Each job is a process with ``PYTHONHASHSEED=0``, so that a seed is the same run wherever it is run again. Exit code 1
 if a promise was broken. ``--keep`` adds failing seeds to ``tests/sim/seeds.txt``, which the suite runs again for ever.
+``--postgresql``: the coordinator's database is a real PostgreSQL, started for it, a new database for each seed.
 """
 
 from __future__ import annotations
@@ -42,38 +43,48 @@ def keep(seed: int, why: str) -> None:
             file.write(f"{seed}  {why}\n")
 
 
-def run_one(seed: int, operations: int) -> dict[str, Any]:
+def run_one(seed: int, operations: int, database: str = "") -> dict[str, Any]:
     """The seed's outcome, as a JSON value; its files lie in memory where there is a place for that."""
     from holdfast.testing.simulate import simulate
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-sim-", dir=RAM if RAM.is_dir() else None) as directory:
-        found = simulate(seed, Path(directory), operations=operations)
+        found = simulate(seed, Path(directory), operations=operations, database=database)
     outcome = {one.name: getattr(found, one.name) for one in fields(found)}  # asdict() cannot copy a Counter
     outcome["lines"] = found.lines[-LINES_SHOWN:]
     return {**outcome, "real_s": time.monotonic() - began}
 
 
-def work(operations: int) -> None:
+def work(operations: int, postgresql: bool) -> None:
     """A job: seeds on stdin, outcomes on stdout."""
+    from tests.metadata.postgres_server import running
+
     answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        print(json.dumps(run_one(int(line), operations)), file=answers, flush=True)
+    with running("-c autovacuum=off") if postgresql else contextlib.nullcontext() as server:  # plans do not change
+        for line in sys.stdin:
+            database = server.fresh() if server is not None else ""
+            print(json.dumps(run_one(int(line), operations, database)), file=answers, flush=True)
 
 
 def run_all(
-    seeds: Sequence[int], *, jobs: int, seconds: float | None = None, operations: int = OPERATIONS
+    seeds: Sequence[int],
+    *,
+    jobs: int,
+    seconds: float | None = None,
+    operations: int = OPERATIONS,
+    postgresql: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Outcomes as they come. After ``seconds`` no more seeds are begun. A job that dies is a broken seed."""
     waiting, found = list(reversed(seeds)), list[dict[str, Any]]()
     changed, ends = threading.Condition(), None if seconds is None else time.monotonic() + seconds
     left = jobs
+    below = ["--postgresql"] if postgresql else []
 
     def feed() -> None:
         nonlocal left
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         job = subprocess.Popen(
-            [sys.executable, "-m", "tests.sim.run", "--work", f"--operations={operations}"],
+            [sys.executable, "-m", "tests.sim.run", "--work", f"--operations={operations}", *below],
             cwd=ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -126,14 +137,21 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="begin no more after this time")
     parser.add_argument("--keep", action="store_true", help="remember failing seeds in tests/sim/seeds.txt")
     parser.add_argument("--operations", type=int, default=OPERATIONS, help="of each seed")
+    parser.add_argument("--postgresql", action="store_true", help="below the coordinator, instead of SQLite")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.work:
-        work(asked.operations)
+        work(asked.operations, asked.postgresql)
         return 0
     seeds = asked.seed or list(range(asked.first, asked.first + asked.seeds))
     began, failing, said = time.monotonic(), list[int](), Counter[str]()
-    outcomes = run_all(seeds, jobs=min(asked.jobs, len(seeds)), seconds=asked.seconds, operations=asked.operations)
+    outcomes = run_all(
+        seeds,
+        jobs=min(asked.jobs, len(seeds)),
+        seconds=asked.seconds,
+        operations=asked.operations,
+        postgresql=asked.postgresql,
+    )
     for done, outcome in enumerate(outcomes, 1):
         said.update(outcome.get("said", {}))
         rate = done / (time.monotonic() - began) * 60

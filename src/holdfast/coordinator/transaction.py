@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import ChainMap, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
@@ -14,12 +15,17 @@ from holdfast.codec.refs import RefKind
 from holdfast.coordinator.commit import Change, Keep, Pack, Ref, Tag, Terms, View, decide
 from holdfast.errors import HoldfastError
 from holdfast.metadata import queries_members, queries_packs, queries_refs
+from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import PackState
+from holdfast.metadata.together import ask
 from holdfast.wire.messages import RefResult
 
 _NOTHING = Digest(bytes(DIGEST_BYTES))
 
 Results: TypeAlias = list[list[RefResult]]
+
+_RefRows: TypeAlias = dict[int, tuple[list[Any], list[Any]]]
+"""By vault: rows of refs, and of tombstones that are all that is left of a name."""
 
 
 @dataclass(slots=True)
@@ -70,7 +76,10 @@ def run_batch(connection: Connection, changes: Sequence[Change], terms: Terms, c
 def load_packs(connection: Connection, rows: Iterable[Any]) -> dict[int, Pack]:
     """Rows of ``queries_packs`` with their places, by number."""
     found = list(rows)
-    places = queries_packs.places(connection, (row.number for row in found))
+    return _packs(found, queries_packs.places(connection, (row.number for row in found)))
+
+
+def _packs(rows: Iterable[Any], places: Mapping[int, Mapping[int, int]]) -> dict[int, Pack]:
     return {
         row.number: Pack(
             digest=Digest(row.digest),
@@ -82,7 +91,7 @@ def load_packs(connection: Connection, rows: Iterable[Any]) -> dict[int, Pack]:
             places=places.get(row.number, {}),
             number=row.number,
         )
-        for row in found
+        for row in rows
     }
 
 
@@ -101,9 +110,8 @@ def _load(connection: Connection, changes: Sequence[Change]) -> tuple[dict[Diges
             for ref in group:
                 wanted_keeps[change.vault].add(ref.keep)
                 refs[ref.tag] = min(ref.version, refs.get(ref.tag, ref.version))
-    keep_numbers = _known_keeps(connection, wanted_keeps)
-    kept = queries_packs.packs_kept(connection, keep_numbers.values())
-    packs = load_packs(connection, queries_packs.packs_by_digest(connection, digests))
+    vaults = sorted({change.vault for change in changes})
+    keep_numbers, kept, packs, found, used = _ask(connection, vaults, digests, wanted_keeps, wanted_refs)
     more = {number for numbers in kept.values() for number in numbers} - packs.keys()
     if more:
         packs |= load_packs(connection, queries_packs.packs_by_number(connection, more))
@@ -112,32 +120,70 @@ def _load(connection: Connection, changes: Sequence[Change]) -> tuple[dict[Diges
         keep: tuple(sorted(packs[pack].digest for pack in kept.get(number, ())))
         for keep, number in keep_numbers.items()
     }
-    refs_found, past = _known_refs(connection, wanted_refs, keep_numbers)
-    used = queries_members.bytes_used(connection, sorted({change.vault for change in changes}))
+    refs_found, past = _known_refs(connection, wanted_refs, found, keep_numbers)
     view = View(
         ChainMap({}, by_digest), ChainMap({}, refs_found), ChainMap({}, keeps), ChainMap({}, past), ChainMap({}, used)
     )
     return by_digest, view, keep_numbers
 
 
-def _known_keeps(connection: Connection, wanted: dict[int, set[Digest]]) -> dict[Keep, int]:
-    found: dict[Keep, int] = {}
-    for vault, digests in wanted.items():
-        if digests:
-            for digest, number in queries_packs.keep_lists_by_digest(connection, vault, digests).items():
-                found[vault, Digest(digest)] = number
-    return found
+def _ask(
+    connection: Connection,
+    vaults: list[int],
+    digests: Iterable[Digest],
+    keeps: Mapping[int, Iterable[Digest]],
+    tags: Mapping[int, Iterable[bytes]],
+) -> tuple[dict[Keep, int], dict[int, list[int]], dict[int, Pack], _RefRows, dict[int, int]]:
+    """All that can be asked before anything is answered: numbers of keep lists, the packs of each, packs by number,
+    refs, bytes used."""
+    questions = [queries_members.question_of_bytes_used(vaults)]
+    told: list[Callable[[list[Any]], object]] = []
+    keep_numbers: dict[Keep, int] = {}
+    kept: dict[int, list[int]] = {}
+    rows: list[Any] = []
+    places: dict[int, dict[int, int]] = {}
+    found: _RefRows = {vault: ([], []) for vault in tags}
+
+    def tell_keeps(vault: int, some: list[Any]) -> None:
+        for digest, number, pack in some:
+            keep_numbers[vault, Digest(digest)] = number
+            if pack is not None:
+                kept.setdefault(number, []).append(pack)
+
+    def tell_places(some: list[Any]) -> None:
+        for pack, node, sequence in some:
+            places.setdefault(pack, {})[node] = sequence
+
+    for some in portions(digests):
+        questions += queries_packs.questions_by_digest(some)
+        told += [rows.extend, tell_places]
+    for vault, wanted in keeps.items():
+        for some in portions(wanted):
+            questions.append(queries_packs.question_of_keeps(vault, some))
+            told.append(partial(tell_keeps, vault))
+    for vault, named in tags.items():
+        for some_tags in portions(named):
+            questions += queries_refs.questions_of_tags(vault, some_tags)
+            told += [found[vault][0].extend, found[vault][1].extend]
+    used, *answers = ask(connection, questions)
+    for tell, answer in zip(told, answers, strict=True):
+        tell(answer)
+    return keep_numbers, kept, _packs(rows, places), found, {row.number: row.used for row in used}
 
 
 def _known_refs(
-    connection: Connection, wanted: dict[int, dict[bytes, int]], keep_numbers: dict[Keep, int]
+    connection: Connection,
+    wanted: dict[int, dict[bytes, int]],
+    rows: _RefRows,
+    keep_numbers: dict[Keep, int],
 ) -> tuple[dict[Tag, Ref], dict[Tag, frozenset[bytes]]]:
     """Present refs, and the etags of kept versions of those tags whose change may be one that was made before."""
     found: dict[Tag, Ref] = {}
     past: dict[Tag, frozenset[bytes]] = {}
     for vault, tags in wanted.items():
         old: list[bytes] = []
-        for row in queries_refs.refs_by_tag(connection, vault, tags) if tags else ():
+        present, shrunk = rows[vault]
+        for row in present:
             keep = Digest(row.keep_digest)
             keep_numbers[vault, keep] = row.keep
             found[vault, row.tag] = Ref(
@@ -146,11 +192,13 @@ def _known_refs(
             )  # fmt: skip
             if tags[row.tag] <= row.version:
                 old.append(row.tag)
-        missing = [tag for tag in tags if (vault, tag) not in found]
-        for row in queries_refs.shrunk(connection, vault, missing) if missing else ():
-            found[vault, row.tag] = Ref(
-                tag=row.tag, parent=b"", kind=RefKind.TOMBSTONE, survive=0, version=row.version, previous=None,
-                etag=row.etag, record=b"", keep=_NOTHING,
+        for row in shrunk:
+            found.setdefault(
+                (vault, row.tag),
+                Ref(
+                    tag=row.tag, parent=b"", kind=RefKind.TOMBSTONE, survive=0, version=row.version, previous=None,
+                    etag=row.etag, record=b"", keep=_NOTHING,
+                ),
             )  # fmt: skip
         for tag, etags in queries_refs.past_etags(connection, vault, old).items():
             past[vault, tag] = frozenset(etags)
@@ -169,12 +217,22 @@ def _write(
     commit: int,
     moves: Moves,
 ) -> None:
-    numbers = _write_packs(connection, view.packs.maps[0], loaded, moves)
     refs = {name: ref for name, ref in view.refs.maps[0].items() if ref.record}
     named = {(vault, ref.keep) for (vault, _), ref in refs.items()}
     named.update((vault, ref.keep) for vault, ref in view.replaced)
     fresh = sorted(named - keep_numbers.keys())
-    made = queries_packs.add_keep_lists(connection, [{"vault": vault, "digest": keep} for vault, keep in fresh])
+    changed = view.packs.maps[0]
+    packs_made, made = queries_packs.add_packs_and_keep_lists(
+        connection,
+        [
+            {"digest": pack.digest, "vault": pack.vault, "size": pack.size, "state": pack.state,
+             "target": pack.target, "lease_until": pack.lease_until}
+            for pack in changed.values()
+            if pack.number is None
+        ],
+        [{"vault": vault, "digest": keep} for vault, keep in fresh],
+    )  # fmt: skip
+    numbers = _write_packs(connection, changed, {Digest(d): n for d, n in packs_made.items()}, loaded, moves)
 
     def pack_number(digest: Digest) -> int:
         number = numbers.get(digest)
@@ -223,7 +281,7 @@ def _write(
         connection, [name for name, ref in refs.items() if ref.kind != RefKind.TOMBSTONE and ref.version > 1]
     )
     queries_members.change_bytes_used(connection, view.used.maps[0])
-    queries_members.change_network(connection, commit_number=commit)
+    queries_members.reach_commit(connection, commit)
 
 
 def _number(pack: Pack) -> int:
@@ -232,19 +290,13 @@ def _number(pack: Pack) -> int:
 
 
 def _write_packs(
-    connection: Connection, changed: Mapping[Digest, Pack], loaded: dict[Digest, Pack], moves: Moves
+    connection: Connection,
+    changed: Mapping[Digest, Pack],
+    numbers: dict[Digest, int],
+    loaded: dict[Digest, Pack],
+    moves: Moves,
 ) -> dict[Digest, int]:
-    """Writes packs and their places; the numbers of new ones."""
-    new = [pack for pack in changed.values() if pack.number is None]
-    made = queries_packs.add_packs(
-        connection,
-        [
-            {"digest": pack.digest, "vault": pack.vault, "size": pack.size, "state": pack.state,
-             "target": pack.target, "lease_until": pack.lease_until}
-            for pack in new
-        ],
-    )  # fmt: skip
-    numbers = {Digest(digest): number for digest, number in made.items()}
+    """Writes what has changed of packs, and their places; ``numbers``, those of new ones, which are returned."""
     moved: list[dict[str, int]] = []
     gone: list[tuple[int, int]] = []
     states: list[dict[str, Any]] = []

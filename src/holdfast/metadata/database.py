@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import OsFiles
 from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine, words
-from holdfast.metadata.postgresql import TOO_LATE, AnswerLost, Session
+from holdfast.metadata.postgresql import TOO_LATE, TRIES_MAX, AnswerLost, Session
 from holdfast.pool import Pool
 
 P = ParamSpec("P")
@@ -72,13 +72,16 @@ class Database:
         ``function`` may be run again when the transaction was undone, so it changes nothing else. NoSpace when the
         disk is full, Unavailable when the server is away, StorePoisoned once the database has failed.
         """
-        try:
-            return await self._pool.run(self._checked, lambda: self._transaction(function, args, kwargs))
-        except AnswerLost as lost:
-            if not await self._settled(lost):
-                raise Unavailable("the coordinator's database was away, and undid a change; try again") from lost
-            result: T = lost.result
-            return result
+        for left in reversed(range(TRIES_MAX)):
+            try:
+                return await self._pool.run(self._checked, lambda: self._transaction(function, args, kwargs))
+            except AnswerLost as lost:
+                if await self._settled(lost):
+                    result: T = lost.result
+                    return result
+                if not left:
+                    raise Unavailable("the coordinator's database was away, and undid a change; try again") from lost
+        raise AssertionError("the last try returns or raises")
 
     async def _settled(self, lost: AnswerLost) -> bool:
         """Was it committed? Asked until the server is back, because what is known here must follow what is there."""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from holdfast.errors import BadConfig
+from holdfast.metadata.together import travel
 
 IN_LIST_MAX = 1000
 """Values in one IN list: far below every database's limit, and few statement shapes to cache."""
@@ -54,11 +55,14 @@ def postgresql_engine(url: str) -> Engine:
         )
     given = {name: value for name, value in _CONNECTING.items() if name not in parts.query}
     try:
-        return create_engine(parts.set(drivername="postgresql+psycopg"), poolclass=NullPool, connect_args=given)
+        engine = create_engine(parts.set(drivername="postgresql+psycopg"), poolclass=NullPool, connect_args=given)
     except ImportError as error:
         raise BadConfig("PostgreSQL needs its driver: pip install 'holdfast[postgresql]'") from error
+    travel(engine)
+    return engine
 
 
+_FENCE = ("meta", "stamp")
 _CONNECTING = {
     "application_name": "holdfast", "connect_timeout": "5", "keepalives_idle": "10", "keepalives_interval": "5",
     "keepalives_count": "3", "tcp_user_timeout": "20000",
@@ -104,6 +108,12 @@ def is_collision(error: DBAPIError) -> bool:
 def is_lock_timeout(error: DBAPIError) -> bool:
     """Has somebody else a lock that was waited for?"""
     return _sqlstate(error) == "55P03"
+
+
+def is_fence(error: DBAPIError) -> bool:
+    """Did the fence of a transaction refuse it? See ``postgresql``."""
+    where = getattr(error.orig, "diag", None)
+    return _sqlstate(error) == "23502" and where is not None and (where.table_name, where.column_name) == _FENCE
 
 
 def _sqlstate(error: DBAPIError) -> str:

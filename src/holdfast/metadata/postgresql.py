@@ -1,10 +1,12 @@
 """The one connection to a PostgreSQL: it can be lost, and then the next one first finds out what has become of all.
 
 A session holds the advisory lock of the database, so no two coordinators ever work on one. What a coordinator keeps in
-memory must follow the database. So every transaction that writes also writes the row of ``meta``, as every opening
-does, and a new connection goes on only if that row is the very version that was left there: it shows whether a commit
-was made whose answer was lost, whether somebody else was here, and whether an old copy took the database's place.
-(Asking for the status of the lost transaction's number would not do: after a crash the number may be another's.)
+memory must follow the database. So every transaction that writes also replaces the stamp in ``meta``, which no two
+changes ever share, as every opening does. A transaction that does not find the stamp that was left there is refused by
+its own last statement (the fence); and a new connection goes on only if the stamp is the one that was left, or that of
+a commit whose answer was lost: so it shows whether that was made, whether somebody else was here, and whether an old
+copy took the database's place. (The status of the lost transaction's number, or the row's, would not do: after a crash
+the number may be another's.)
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from sqlalchemy.exc import DBAPIError
 
 from holdfast import logs
 from holdfast.errors import BadConfig, StorePoisoned, Unavailable
-from holdfast.metadata.dialects import is_answer, is_collision, is_lock_timeout, is_lost, postgresql_engine, words
+from holdfast.metadata.dialects import (
+    is_answer,
+    is_collision,
+    is_fence,
+    is_lock_timeout,
+    is_lost,
+    postgresql_engine,
+    words,
+)
+from holdfast.metadata.together import finish
 
 T = TypeVar("T")
 _log = logs.get_logger(__name__)
@@ -39,17 +50,25 @@ _END_SESSION = text(
 _SESSION = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 _LOCK_WAIT = text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")
 _LOCK = text("SELECT pg_advisory_lock(:key)")
-_VERSION = text("SELECT xmin::text FROM meta")
-_OPENED = text("UPDATE meta SET epoch = epoch RETURNING xmin::text")
-_WRITTEN = text("UPDATE meta SET epoch = epoch WHERE pg_current_xact_id_if_assigned() IS NOT NULL RETURNING xmin::text")
+OVERTAKEN = (
+    "the database is not as this coordinator left it: another coordinator has worked on it, or an old copy was put in "
+    "its place; see that only one runs, and start it again"
+)
+_STAMP = text("SELECT stamp FROM meta")
+_NAME = text("SELECT gen_random_uuid()::text")
+_OPENED = text("UPDATE meta SET stamp = :stamp")
+_FENCED = (  # no stamp may be null, so a transaction over another one's stamp fails; one that wrote nothing needs none
+    "UPDATE meta SET stamp = CASE WHEN stamp = %(old)s THEN %(new)s END "
+    "WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
+)
 
 
 class AnswerLost(Exception):
     """A commit was sent and its answer was lost. ``result`` is that of the work, if it was committed."""
 
-    def __init__(self, session: Session, version: str, result: Any) -> None:
+    def __init__(self, session: Session, stamp: str, result: Any) -> None:
         super().__init__("the answer to a commit was lost")
-        self.version = version
+        self.stamp = stamp
         self.result = result
         self.committed: bool | None = None
         self.abandoned = False
@@ -71,7 +90,9 @@ class Session:
         self._connection: Connection | None = None
         self._backend: Any = None  # pid and start of the server's process for the last connection
         self._opened = False
-        self._version: str | None = None  # of the row of meta, None when there is none
+        self._name = ""
+        self._changes = 0
+        self._stamp = ""  # that was left, empty in a database without a network
         self._lost: AnswerLost | None = None
 
     @classmethod
@@ -83,11 +104,13 @@ class Session:
             with connection.begin():
                 migrate(connection)
             with connection.begin():
-                version = connection.execute(_OPENED).scalar_one_or_none()
+                session._name = connection.execute(_NAME).scalar_one()
+                if connection.execute(_OPENED, {"stamp": session._name}).rowcount:
+                    session._stamp = session._name
         except BaseException:
             session.close()
             raise
-        session._version, session._opened = version, True
+        session._opened = True
         return session
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
@@ -121,26 +144,25 @@ class Session:
 
     def _once(self, connection: Connection, work: Callable[[Connection], T]) -> T:
         transaction = connection.begin()
+        stamp = ""
         try:
             result = work(connection)
-            version = connection.execute(_WRITTEN).scalar_one_or_none()
-        except BaseException:
+            self._changes += 1
+            stamp = f"{self._name}.{self._changes}"
+            written = finish(connection, _FENCED, {"old": self._stamp, "new": stamp})
+        except BaseException as error:
             with contextlib.suppress(DBAPIError):  # it is undone by the server, too, when the connection is gone
                 transaction.rollback()
+            if isinstance(error, DBAPIError) and is_fence(error):
+                raise StorePoisoned(OVERTAKEN) from error
+            if stamp and isinstance(error, DBAPIError) and not is_answer(error):
+                self._drop()
+                self._lost = AnswerLost(self, stamp, result)
+                raise self._lost from error
             raise
-        try:
-            transaction.commit()
-        except DBAPIError as error:
-            if is_answer(error):
-                raise
-            self._drop()
-            if version is None and self._version is not None:  # nothing was written
-                return result
-            if version is None:  # nor is there a network yet
-                raise
-            self._lost = AnswerLost(self, version, result)
-            raise self._lost from error
-        self._version = version or self._version
+        transaction.commit()  # for SQLAlchemy: the server has done it
+        if written:
+            self._stamp = stamp
         return result
 
     def _drop(self) -> None:
@@ -200,14 +222,11 @@ class Session:
 
     def _compare(self, connection: Connection) -> None:
         """Does the database stand where it was left? StorePoisoned if not."""
-        found, lost = connection.execute(_VERSION).scalar_one_or_none(), self._lost
+        found, lost = connection.execute(_STAMP).scalar_one_or_none() or "", self._lost
         if lost is not None:
-            lost.committed = found == lost.version
-        if found not in (self._version, lost and lost.version):
-            raise StorePoisoned(
-                "the database is not as this coordinator left it: another coordinator has worked on it, or an old copy "
-                "was put in its place; see that only one runs, and start it again"
-            )
+            lost.committed = found == lost.stamp
+        if found not in (self._stamp, lost and lost.stamp):
+            raise StorePoisoned(OVERTAKEN)
         if lost is not None and lost.committed and lost.abandoned:
             raise StorePoisoned(TOO_LATE)
-        self._version, self._lost = found, None
+        self._stamp, self._lost = found, None

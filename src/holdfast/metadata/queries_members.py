@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
 from holdfast.metadata.tables import devices, invite_uses, invites, meta, nodes, vaults
+from holdfast.metadata.together import Question, among, post
 
-_BYTES_USED = select(vaults.c.number, vaults.c.used).where(vaults.c.number.in_(bindparam("some", expanding=True)))
+_BYTES_USED = select(vaults.c.number, vaults.c.used).where(among(vaults.c.number))
+_REACH_COMMIT = update(meta).values(commit_number=bindparam("commit_"))
 _CHANGE_BYTES_USED = update(vaults).where(vaults.c.number == bindparam("number_")).values(used=bindparam("used_"))
 
 # --- the one row of facts ---------------------------------------------------------------------------------------------
@@ -106,9 +108,18 @@ def bytes_used(connection: Connection, numbers: Sequence[int]) -> dict[int, int]
     return {row.number: row.used for row in connection.execute(_BYTES_USED, {"some": list(numbers)})}
 
 
+def question_of_bytes_used(numbers: Sequence[int]) -> Question:
+    """Rows number, used."""
+    return _BYTES_USED, {"some": numbers}
+
+
+def reach_commit(connection: Connection, number: int) -> None:
+    """The last commit is now ``number``."""
+    post(connection, _REACH_COMMIT, [{"commit_": number}])
+
+
 def change_bytes_used(connection: Connection, used: Mapping[int, int]) -> None:
-    if used:
-        connection.execute(_CHANGE_BYTES_USED, [{"number_": number, "used_": value} for number, value in used.items()])
+    post(connection, _CHANGE_BYTES_USED, [{"number_": number, "used_": value} for number, value in used.items()])
 
 
 def all_devices(connection: Connection) -> Sequence[Any]:

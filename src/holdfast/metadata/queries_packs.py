@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from holdfast.metadata.dialects import IN_LIST_MAX, insert_or_update
 from holdfast.metadata.tables import PackState, keep_lists, keep_packs, packs, placements, ref_history, refs
+from holdfast.metadata.together import Question, add_rows, among, post, post_rows
 
 T = TypeVar("T")
 
 # Statements that run with every commit are made once: making one costs more than running it.
-_SOME: BindParameter[Any] = bindparam("some", expanding=True)
 _PACK = (
     packs.c.number,
     packs.c.digest,
@@ -23,9 +23,9 @@ _PACK = (
     packs.c.target,
     packs.c.lease_until,
 )
-_PACKS_BY_DIGEST = select(*_PACK).where(packs.c.digest.in_(_SOME))
-_PACKS_BY_NUMBER = select(*_PACK).where(packs.c.number.in_(_SOME))
-_PLACES = select(placements.c.pack, placements.c.node, placements.c.sequence).where(placements.c.pack.in_(_SOME))
+_PACKS_BY_DIGEST = select(*_PACK).where(among(packs.c.digest))
+_PACKS_BY_NUMBER = select(*_PACK).where(among(packs.c.number))
+_PLACES = select(placements.c.pack, placements.c.node, placements.c.sequence).where(among(placements.c.pack))
 _ADD_PACKS = insert(packs).returning(packs.c.digest, packs.c.number)
 _CHANGE_PACKS = (
     update(packs)
@@ -34,9 +34,19 @@ _CHANGE_PACKS = (
 )
 _UNPLACE = delete(placements).where(placements.c.pack == bindparam("pack_"), placements.c.node == bindparam("node_"))
 _KEEPS_BY_DIGEST = select(keep_lists.c.digest, keep_lists.c.number).where(
-    keep_lists.c.vault == bindparam("vault"), keep_lists.c.digest.in_(_SOME)
+    keep_lists.c.vault == bindparam("vault"), among(keep_lists.c.digest)
 )
-_KEPT = select(keep_packs.c.keep, keep_packs.c.pack).where(keep_packs.c.keep.in_(_SOME))
+_KEPT = select(keep_packs.c.keep, keep_packs.c.pack).where(among(keep_packs.c.keep))
+_KEPT_BY_DIGEST = (
+    select(keep_lists.c.digest, keep_lists.c.number, keep_packs.c.pack)
+    .outerjoin(keep_packs, keep_packs.c.keep == keep_lists.c.number)
+    .where(keep_lists.c.vault == bindparam("vault"), among(keep_lists.c.digest))
+)
+_PLACES_BY_DIGEST = (
+    select(placements.c.pack, placements.c.node, placements.c.sequence)
+    .join(packs, packs.c.number == placements.c.pack)
+    .where(among(packs.c.digest))
+)
 _ADD_KEEPS = insert(keep_lists).returning(keep_lists.c.vault, keep_lists.c.digest, keep_lists.c.number)
 _ADD_KEEP_PACKS = insert(keep_packs)
 
@@ -57,6 +67,17 @@ def packs_by_digest(connection: Connection, digests: Iterable[bytes]) -> list[An
     for some in portions(digests):
         found += connection.execute(_PACKS_BY_DIGEST, {"some": some})
     return found
+
+
+def questions_by_digest(digests: Sequence[bytes]) -> list[Question]:
+    """What ``packs_by_digest`` answers, and then the rows (pack, node, sequence) of their places; one list of at most
+    IN_LIST_MAX."""
+    return [(_PACKS_BY_DIGEST, {"some": digests}), (_PLACES_BY_DIGEST, {"some": digests})]
+
+
+def question_of_keeps(vault: int, digests: Sequence[bytes]) -> Question:
+    """Rows digest, number, pack of the vault's keep lists among ``digests``, at most IN_LIST_MAX; pack None: none."""
+    return _KEPT_BY_DIGEST, {"vault": vault, "some": digests}
 
 
 def packs_by_number(connection: Connection, numbers: Iterable[int]) -> list[Any]:
@@ -85,17 +106,27 @@ def vault_packs(connection: Connection, vault: int, after: bytes, limit: int, *,
 
 def add_packs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[bytes, int]:
     """Inserts new packs; their numbers by digest."""
-    if not rows:
-        return {}
-    made = connection.execute(_ADD_PACKS, list(rows))
-    return {row.digest: row.number for row in made}
+    return add_packs_and_keep_lists(connection, rows, ())[0]
+
+
+def add_packs_and_keep_lists(
+    connection: Connection, new_packs: Sequence[Mapping[str, Any]], keeps: Sequence[Mapping[str, Any]]
+) -> tuple[dict[bytes, int], dict[tuple[int, bytes], int]]:
+    """Inserts packs, and keep lists (vault, digest); the numbers of both."""
+    made, listed = add_rows(
+        connection,
+        [
+            (_ADD_PACKS, ("digest", "number"), new_packs),
+            (_ADD_KEEPS, ("vault", "digest", "number"), keeps),
+        ],
+    )
+    return {row.digest: row.number for row in made}, {(row.vault, row.digest): row.number for row in listed}
 
 
 def change_packs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
     """Each row: number_, state_, target_, lease_until_."""
     changes = list(rows)
-    if changes:
-        connection.execute(_CHANGE_PACKS, changes)
+    post(connection, _CHANGE_PACKS, changes)
 
 
 def set_sizes(connection: Connection, sizes: Mapping[int, int]) -> None:
@@ -106,15 +137,14 @@ def set_sizes(connection: Connection, sizes: Mapping[int, int]) -> None:
 
 def place(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
     """Each row: pack, node, sequence; a copy that is known gets the new sequence."""
-    if rows:
-        connection.execute(insert_or_update(connection, placements, ("pack", "node"), ("sequence",)), list(rows))
+    keys, changed = ("pack", "node"), ("sequence",)
+    post_rows(connection, insert_or_update(connection, placements, keys, changed), keys, changed, rows)
 
 
 def unplace(connection: Connection, pairs: Iterable[tuple[int, int]]) -> None:
     """Forgets copies, each (pack, node)."""
     rows = [{"pack_": pack, "node_": node} for pack, node in pairs]
-    if rows:
-        connection.execute(_UNPLACE, rows)
+    post(connection, _UNPLACE, rows)
 
 
 # --- keep lists -------------------------------------------------------------------------------------------------------
@@ -140,15 +170,11 @@ def packs_kept(connection: Connection, keeps: Iterable[int]) -> dict[int, list[i
 
 def add_keep_lists(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, bytes], int]:
     """Inserts rows (vault, digest); their numbers."""
-    if not rows:
-        return {}
-    made = connection.execute(_ADD_KEEPS, list(rows))
-    return {(row.vault, row.digest): row.number for row in made}
+    return add_packs_and_keep_lists(connection, (), rows)[1]
 
 
 def add_keep_packs(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
-    if rows:
-        connection.execute(_ADD_KEEP_PACKS, list(rows))
+    post_rows(connection, _ADD_KEEP_PACKS, (), (), rows)
 
 
 def drop_unused_keep_lists(connection: Connection, keeps: Iterable[int]) -> set[int]:

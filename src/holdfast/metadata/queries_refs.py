@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from holdfast.metadata.dialects import insert_or_update
 from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import keep_lists, ref_history, refs, tombstones
+from holdfast.metadata.together import Question, among, post, post_rows
 
-_SOME: BindParameter[Any] = bindparam("some", expanding=True)
 _REFS_BY_TAG = (
     select(refs, keep_lists.c.digest.label("keep_digest"))
     .join(keep_lists, keep_lists.c.number == refs.c.keep)
-    .where(refs.c.vault == bindparam("vault_"), refs.c.tag.in_(_SOME))
+    .where(refs.c.vault == bindparam("vault_"), among(refs.c.tag))
 )
 _PAST = select(ref_history.c.tag, ref_history.c.etag).where(
-    ref_history.c.vault == bindparam("vault_"), ref_history.c.tag.in_(_SOME)
+    ref_history.c.vault == bindparam("vault_"), among(ref_history.c.tag)
 )
 _SHRUNK = select(tombstones.c.tag, tombstones.c.version, tombstones.c.etag).where(
-    tombstones.c.vault == bindparam("vault_"), tombstones.c.due.is_(None), tombstones.c.tag.in_(_SOME)
+    tombstones.c.vault == bindparam("vault_"), tombstones.c.due.is_(None), among(tombstones.c.tag)
 )
 _END_TOMBSTONE = delete(tombstones).where(
     tombstones.c.vault == bindparam("vault_"), tombstones.c.tag == bindparam("tag_")
@@ -38,6 +38,11 @@ def refs_by_tag(connection: Connection, vault: int, tags: Iterable[bytes]) -> li
     return found
 
 
+def questions_of_tags(vault: int, tags: Sequence[bytes]) -> list[Question]:
+    """What ``refs_by_tag`` answers, and what ``shrunk`` does; one list of at most IN_LIST_MAX."""
+    return [(_REFS_BY_TAG, {"vault_": vault, "some": tags}), (_SHRUNK, {"vault_": vault, "some": tags})]
+
+
 def ref_page(
     connection: Connection, vault: int, parent: bytes | None, after: bytes, limit: int, tombstone: int
 ) -> Sequence[Any]:
@@ -52,8 +57,8 @@ def ref_page(
 
 def put_refs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row has every column of ``refs`` but its number; a present ref of the same tag is replaced."""
-    if rows:
-        connection.execute(insert_or_update(connection, refs, ("vault", "tag"), _CHANGING), list(rows))
+    keys = ("vault", "tag")
+    post_rows(connection, insert_or_update(connection, refs, keys, _CHANGING), keys, _CHANGING, rows)
 
 
 def trash_page(
@@ -94,16 +99,14 @@ def shrunk(connection: Connection, vault: int, tags: Iterable[bytes]) -> list[An
 
 def put_tombstones(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row: vault, tag, version, etag, due (slow)."""
-    if rows:
-        changed = ("version", "etag", "due")
-        connection.execute(insert_or_update(connection, tombstones, ("vault", "tag"), changed), list(rows))
+    keys, changed = ("vault", "tag"), ("version", "etag", "due")
+    post_rows(connection, insert_or_update(connection, tombstones, keys, changed), keys, changed, rows)
 
 
 def end_tombstones(connection: Connection, names: Iterable[tuple[int, bytes]]) -> None:
     """These names, (vault, tag) each, exist again."""
     rows = [{"vault_": vault, "tag_": tag} for vault, tag in names]
-    if rows:
-        connection.execute(_END_TOMBSTONE, rows)
+    post(connection, _END_TOMBSTONE, rows)
 
 
 def shrink_tombstones(connection: Connection, now: float, limit: int, tombstone: int) -> tuple[int, set[int]]:
@@ -144,9 +147,8 @@ def add_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
 
     Of two versions with one number, which only two coordinators at once can make, the one that comes later stays.
     """
-    if rows:
-        keys = ("vault", "tag", "version")
-        connection.execute(insert_or_update(connection, ref_history, keys, _PAST_COLUMNS), list(rows))
+    keys = ("vault", "tag", "version")
+    post_rows(connection, insert_or_update(connection, ref_history, keys, _PAST_COLUMNS), keys, _PAST_COLUMNS, rows)
 
 
 def drop_history(connection: Connection, now: float, limit: int) -> tuple[int, set[int]]:

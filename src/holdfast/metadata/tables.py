@@ -68,6 +68,7 @@ meta = Table(
     Column("reflog_number", Number, nullable=False, server_default="0"),  # the last that a reflog blob got
     Column("serial_floor", Number, nullable=False, server_default="0"),  # serials up to here may have been used
     Column("hold_until", Float, nullable=False, server_default="0"),  # slow: nothing is let go of before
+    Column("stamp", String, nullable=False, server_default=""),  # on PostgreSQL: of the last change
 )
 
 nodes = Table(

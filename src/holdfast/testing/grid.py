@@ -101,7 +101,7 @@ class Grid:
         self.nodes = [Process(f"node-{number}", directory / f"node-{number}", "node") for number in range(1, nodes + 1)]
         self._survive = survive
         self._settings = dict(settings or {})
-        self._database = database
+        self.database = database
         self._chance = loop.randomness("grid")
         self._vaults: list[OpenVault] = []
         self._machines = 0
@@ -118,7 +118,7 @@ class Grid:
             survive=self._survive,
             name="coordinator",
             node_uses=len(self.nodes) + 16,
-            database=self._database,
+            database=self.database,
             machine=machine,
         )
         self._node_invite = made.invites["node"]
@@ -176,8 +176,8 @@ class Grid:
         port = COORDINATOR_PORT if process.role == "coordinator" else NODE_PORT
         listen = ("0.0.0.0", port)  # noqa: S104 - of an in-memory host
         flags = {**self._settings, "advertise": f"http://{process.name}:{port}"}
-        if self._database and process is self.coordinator:
-            flags["database"] = self._database
+        if self.database and process is self.coordinator:
+            flags["database"] = self.database
         config = Config.load(process.data, flags=flags, environment={})
         make = assemble.make_coordinator if process.role == "coordinator" else assemble.make_node
         with owned_tasks(process.tasks):

@@ -89,8 +89,12 @@ def simulate(
     operations: int = OPERATIONS,
     faults: int = FAULTS,
     sink: Callable[[str], object] | None = None,
+    database: str = "",
 ) -> Outcome:
-    """Runs one seed in ``directory``, which must be empty; never raises for a promise that was broken."""
+    """Runs one seed in ``directory``, which must be empty; never raises for a promise that was broken.
+
+    ``database``: the URL of an empty PostgreSQL database for the coordinator, instead of SQLite.
+    """
     shape = VirtualLoop(seed).randomness("shape")
     survive = 1 + shape.below(4)
     nodes = min(9, max(5, survive + 2 + shape.below(4)))
@@ -99,7 +103,7 @@ def simulate(
     async def main(loop: VirtualLoop) -> None:
         loop.trace.sink = sink
         try:
-            await _Run(loop, directory, outcome, clients=1 + shape.below(2)).run(operations, faults)
+            await _Run(loop, directory, outcome, clients=1 + shape.below(2), database=database).run(operations, faults)
         finally:
             outcome.virtual_s, outcome.trace, outcome.lines = loop.time(), loop.trace.digest(), list(loop.trace.lines)
 
@@ -122,11 +126,12 @@ class _Client:
 
 
 class _Run:
-    def __init__(self, loop: VirtualLoop, directory: Path, outcome: Outcome, clients: int) -> None:
+    def __init__(self, loop: VirtualLoop, directory: Path, outcome: Outcome, clients: int, database: str) -> None:
         self.loop = loop
         self.model = Model()
         self.outcome = outcome
         self._directory = directory
+        self._database = database
         self._chance = loop.randomness("simulate")
         self._client_count = clients
         self._left = 0
@@ -139,7 +144,12 @@ class _Run:
         shape = self.outcome
         with logs.read_by(self._heard):
             async with Grid(
-                self.loop, self._directory, nodes=shape.nodes, survive=shape.survive, settings=SETTINGS
+                self.loop,
+                self._directory,
+                nodes=shape.nodes,
+                survive=shape.survive,
+                settings=SETTINGS,
+                database=self._database,
             ) as self.grid:
                 self.disks = Disks(self.grid)
                 hosts = ["laptop", "desk"][: self._client_count]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from holdfast.blob import Digest
 from holdfast.clock import Randomness
 from holdfast.errors import HoldfastError
+from holdfast.metadata.dialects import postgresql_engine
 from holdfast.metadata.tables import PackState
 from holdfast.testing.grid import Grid, Process
 from holdfast.testing.simulate_model import Broken
@@ -69,11 +70,13 @@ class Disks:
 
     def kept(self) -> list[Kept]:
         """What the coordinator's database has on record as kept, also while it is down."""
-        path = self._grid.coordinator.data / "coordinator.db"
-        with closing(sqlite3.connect(path)) as connection:
-            rows = connection.execute(
-                "select digest, target from packs where state = ? order by digest", (int(PackState.LIVE),)
-            ).fetchall()
+        kept = f"select digest, target from packs where state = {int(PackState.LIVE)} order by digest"  # noqa: S608
+        if self._grid.database:
+            with postgresql_engine(self._grid.database).connect() as server:
+                rows = [tuple(row) for row in server.exec_driver_sql(kept)]
+        else:
+            with closing(sqlite3.connect(self._grid.coordinator.data / "coordinator.db")) as connection:
+                rows = connection.execute(kept).fetchall()
         return [Kept(Digest(bytes(digest)), target) for digest, target in rows]
 
     def path(self, node: Process, digest: Digest) -> str:
