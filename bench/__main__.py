@@ -24,6 +24,7 @@ _PARTS = {
     "plans": "what repair takes from the question who lacks copies to the ordered list",
     "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",
     "growth": "the same work at ten and a hundred times as many packs",
+    "memory": "peak memory by process for streams of 1 MiB, 1 GiB and, with --full, 20 GiB",
     "costs": "memory, bytes per pack in the coordinator's database, start-up",
 }
 _RESULTS = Path(__file__).parent / "results"
@@ -56,13 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=sorted(_PARTS), help="these parts, not all")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: does it run at all")
-    parser.add_argument("--full", action="store_true", help="peak memory with 4 GiB instead of 1 GiB")
+    parser.add_argument(
+        "--full", action="store_true", help="peak memory with 4 GiB instead of 1 GiB, and a stream of 20 GiB"
+    )
     parser.add_argument("--size", type=parse_size, help="bytes of the large file [256MiB]")
     parser.add_argument("--files", type=int, help="small files of the directory [10000]")
     parser.add_argument("--singles", type=int, help="small puts and gets one after another [500]")
     parser.add_argument("--at-once", type=int, help="small puts and gets at once, where not one after another [16]")
     parser.add_argument("--lost", type=parse_size, help="bytes on the node that repair replaces [2GiB]")
     parser.add_argument("--memory-size", type=parse_size, help="bytes of the file for peak memory [1GiB]")
+    parser.add_argument("--stream-size", type=parse_size, help="bytes of the longest stream for peak memory [none]")
     parser.add_argument("--packs", type=int, help="packs in the coordinator's database [100000]")
     parser.add_argument("--entries", type=int, help="entries that wait in an outbox [1000000]")
     parser.add_argument("--repeat", type=int, help="rounds, of which the median counts [3]")
@@ -74,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 def _scale(options: argparse.Namespace) -> Scale:
     scale = _QUICK if options.quick else Scale()
     if options.full:
-        scale = replace(scale, memory_size=4 * GIB)
-    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat", "at_once", "lost")
+        scale = replace(scale, memory_size=4 * GIB, stream_size=20 * GIB)
+    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat", "at_once", "lost", "stream_size")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if any(value < 1 for value in given.values()):
         raise SystemExit("sizes and counts are at least 1")

@@ -32,6 +32,7 @@ class Scale:
     lost: int = 2 * GIB  # bytes on the node whose copies repair makes again
     repeat: int = 3  # rounds; the median counts
     memory_size: int = GIB  # bytes of the file whose put and get show the peak memory
+    stream_size: int = 0  # bytes of the longest stream for peak memory, beside 1 MiB and 1 GiB; 0: none
     packs: int = 100_000  # packs in the coordinator's database
     entries: int = 1_000_000  # entries that wait in an outbox
     nodes: int = 6

@@ -14,7 +14,7 @@ from bench.report import Figure, at_most, ratio_at_least, table
 from cryptography.exceptions import InvalidTag
 from tests.stores.nats_servers import needs_nats
 
-from bench import access, buckets, costs, limits, outbox, plans, repair, transfer
+from bench import access, buckets, costs, limits, memory, outbox, plans, repair, transfer
 
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100, entries=300, at_once=4, lost=4 * MIB)
 
@@ -27,7 +27,7 @@ def test_limits_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.rig
-@pytest.mark.parametrize("part", [transfer, access, repair, costs, outbox])
+@pytest.mark.parametrize("part", [transfer, access, repair, memory, costs, outbox])
 def test_holdfast_itself_runs(part: ModuleType, tmp_path: Path) -> None:
     figures = part.run(TINY, tmp_path)
     assert len({figure.name for figure in figures}) == len(figures)

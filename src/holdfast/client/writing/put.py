@@ -318,18 +318,30 @@ class FilePutter:
         return marked
 
     async def _cut(self, opened: OpenedFile, chunk_bytes: int) -> AsyncIterator[Buffer]:
-        """A file's chunks in buffers that are reused: each is valid until ``CHUNKS_AHEAD`` more were asked for."""
+        """A file's chunks in buffers that are reused: each is valid until ``CHUNKS_AHEAD`` more were asked for.
+
+        The next one is read while one is looked at: a file that did not change costs little more than its hash.
+        """
         ring = [bytearray(chunk_bytes) for _ in range(CHUNKS_AHEAD + 1)]
-        offset = number = 0
-        while True:
+
+        def read(number: int) -> asyncio.Task[int]:
             view = memoryview(ring[number % len(ring)])
-            count = await self._pool.run(opened.read_into, view, offset)
-            if count:
-                yield view[:count]
-            offset += count
-            number += 1
-            if count < chunk_bytes:
-                return
+            return asyncio.create_task(self._pool.run(opened.read_into, view, number * chunk_bytes))
+
+        number, coming = 0, read(0)
+        try:
+            while True:
+                count = await coming
+                view = memoryview(ring[number % len(ring)])[:count]
+                number += 1
+                if count == chunk_bytes:
+                    coming = read(number)
+                if count:
+                    yield view
+                if count < chunk_bytes:
+                    return
+        finally:
+            await asyncio.gather(coming, return_exceptions=True)  # nobody reads on when the file is closed
 
 
 async def _slices(data: Buffer, chunk_bytes: int) -> AsyncIterator[Buffer]:
