@@ -78,7 +78,7 @@ def test_a_longer_life_cannot_be_claimed() -> None:
         "signature-input": f"hf={parameters}",
         "signature": f"hf=:{base64.b64encode(signature).decode()}:",
     }
-    with pytest.raises(Unauthorized, match="too old"):
+    with pytest.raises(Unauthorized, match="good for 60 seconds"):
         signing.verify_request("PUT", TARGET, headers, NODE.id, NOW)
 
 

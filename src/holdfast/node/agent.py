@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -84,6 +85,7 @@ class Heart:
         self.reason = ""
         """Why it is not ``up``, or why the coordinator does not answer."""
         self._known_url = ""
+        self._one = asyncio.Lock()
         self._membership = membership
         self._http = http
         self._pool = pool
@@ -91,9 +93,10 @@ class Heart:
         self._interval = interval
 
     async def unit(self) -> Progress:
-        """One heartbeat; trouble is remembered in ``reason`` and tried again soon."""
+        """One heartbeat; trouble is remembered in ``reason`` and tried again soon. Calls at once go one by one."""
         try:
-            await self.beat(self._facts())
+            async with self._one:
+                await self.beat(self._facts())
         except HoldfastError as error:
             if error.detail != self.reason:
                 _log.warning("heartbeat_failed", reason=error.detail)

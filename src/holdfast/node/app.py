@@ -5,6 +5,7 @@ The node owns its ledger and its service; store, pools and client are the caller
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 
@@ -49,6 +50,10 @@ PURGE_S = 600.0
 SWEEP_S = 3600.0
 COMPARE_SHARED_S = 6 * 3600.0
 """How often a store that others fill too is compared with the ledger."""
+TIME_ASK_S = 5.0
+"""So often at most the coordinator is asked what time it is, because a caller has another."""
+TIME_ANSWER_S = 3.0
+"""So long such a caller waits for the answer."""
 
 _log = logs.get_logger(__name__)
 
@@ -102,6 +107,7 @@ class Node:
             network=network,
             epoch=lambda: membership.epoch,
             time=http.time,
+            ask_time=None if membership.is_alone else self._ask_time,
             health=self.health,
         )
         self.keeper = Keeper(
@@ -188,6 +194,8 @@ class Node:
             )
         self._add_routes()
         show(self.service.metrics, self)
+        self._asking: asyncio.Task[Progress] | None = None
+        self._asked = 0.0
         self._stopped = False
 
     @property
@@ -232,6 +240,9 @@ class Node:
         if self.outbox is not None:
             await self.outbox.close()
         await self.exchange.stop()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         if not self.membership.is_alone:
             await self.heart.leave()
         agree = self.keeper.reconciled and not self.keeper.leftovers
@@ -331,6 +342,14 @@ class Node:
         if swept:
             _log.info("bucket_swept", puts=swept)
         return Progress.IDLE
+
+    async def _ask_time(self) -> None:
+        """Somebody's time is not ours: perhaps the coordinator's clock was set, and we have not heard of it yet."""
+        now = self._clock.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked >= TIME_ASK_S):
+            self._asked = now
+            self._asking = asyncio.create_task(self.heart.unit())
+        await asyncio.wait({self._asking}, timeout=TIME_ANSWER_S)
 
     def _wake_heart(self) -> None:
         self._heart_worker.wake()

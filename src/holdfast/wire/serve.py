@@ -220,9 +220,11 @@ class Service:
         network: Network,
         epoch: Callable[[], tuple[int, int]] | None = None,
         time: Callable[[], float] | None = None,
+        ask_time: Callable[[], Awaitable[None]] | None = None,
         health: Callable[[], str] | None = None,
         json_bytes_max: int = m.JSON_BYTES_MAX,
     ) -> None:
+        """``ask_time`` sets ``time`` right, if it can: awaited before a request is refused for its time alone."""
         self.metrics = Metrics(role)
         self.in_flight = 0
         self._reading_bytes = 0
@@ -234,6 +236,7 @@ class Service:
         self._network = network
         self._epoch = epoch
         self._time = time or clock.now
+        self._ask_time = ask_time
         self._health = health or (lambda: "ok")
         self._json_bytes_max = json_bytes_max
         self._table = _Table()
@@ -319,7 +322,13 @@ class Service:
             raise errors.LengthRequired("send a Content-Length; chunked bodies are not taken")
         if route.signed and not (route.open and "signature" not in headers):
             target = f"{self._scheme}://{headers.get('host', '')}{call._request._message.path}"
-            call.caller = signing.verify_request(call._request.method, target, headers, self._identity.id, self._time())
+            try:
+                call.caller = self._signed_by(call, target)
+            except errors.Unauthorized as error:
+                if self._ask_time is None or error.extra.get("reason") != "time":
+                    raise
+                await self._ask_time()
+                call.caller = self._signed_by(call, target)
         if route.blob == "up":
             if call.size is None:
                 raise errors.LengthRequired("send a Content-Length")
@@ -338,6 +347,9 @@ class Service:
         elif call.query:
             raise errors.BadRequest("this route takes no query")
         return await handler(call, message)
+
+    def _signed_by(self, call: Call, target: str) -> Id:
+        return signing.verify_request(call._request.method, target, call.headers, self._identity.id, self._time())
 
     async def _read_json(self, call: Call, route: Route[Any, Any]) -> bytes:
         if call.size is None:
