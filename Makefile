@@ -46,8 +46,10 @@ sim: $(READY) ## whole networks under faults, seed by seed (SEEDS=500; ARGS="471
 	@$(BIN)/python -m tests.sim.run --seeds $(SEEDS) $(ARGS)
 
 FUZZ_RUNS ?= 1000000
+FUZZ_REQUESTS ?= 100000
 fuzz: $(READY) ## every parser of bytes from outside, a million inputs each, then hostile requests to real servers
 	@$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) $(NAMES)
+	@$(BIN)/python -m tests.fuzz.sockets --requests $(FUZZ_REQUESTS)
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
 	@$(BIN)/python -m bench $(ARGS)

@@ -284,3 +284,26 @@ def test_no_answer_is_ever_sniffed(tmp_path: Path, sent: bytes) -> None:
         )  # fmt: skip
 
     scene(tmp_path, play)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET.replace(b"Host", b"Signature: hf=:\xff:\r\nHost"),
+        GET.replace(b"Host", b"Holdfast-Grant: \xff\r\nHost"),
+        GET.replace(b"Host", b"Range: bytes=0-\xff\r\nHost"),
+        GET.replace(b"HTTP/1.1", b"HTTP/0.9"),
+        GET.replace(b"Host: node:80", b"Host: \xff"),
+    ],
+)
+def test_what_is_no_text_or_another_version_is_a_bad_request(
+    tmp_path: Path, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(stage: Stage) -> None:
+        raw = await stage.asked(sent)
+        assert raw.seen.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(raw.answer[2])["type"] == "bad-request"
+
+    with caplog.at_level(logging.INFO):
+        scene(tmp_path, play)
+    assert caplog.records == []

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeAlias, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPException
 
@@ -295,6 +295,9 @@ class Service:
         label, signature = "unknown", None
         try:
             try:
+                if request._message.version not in (HttpVersion10, HttpVersion11):
+                    request._version = HttpVersion11  # that of the answer
+                    raise errors.BadRequest("HTTP/1.1 is spoken here")
                 headers = _single_headers(request)
                 signature = headers.get("signature")
                 route, handler, path = self._table.find(request.method, request.rel_url.raw_path)
@@ -489,6 +492,8 @@ def _single_headers(request: web.BaseRequest) -> dict[str, str]:
         lower = name.lower()
         if lower in headers and lower in _COVERED:
             raise errors.BadRequest(f"{lower}: sent twice")
+        if lower in _COVERED and not value.isascii():
+            raise errors.BadRequest(f"{lower}: only ASCII is understood")
         headers[lower] = value
     return headers
 
