@@ -87,6 +87,44 @@ def test_a_move_waits_too(tmp_path: Path) -> None:
     grid_story(story, tmp_path)
 
 
+def test_a_restore_waits_too_if_this_device_knows_what_it_was(tmp_path: Path) -> None:
+    async def story(grid: Grid, path: Path) -> None:
+        vault = await grid.vault(outbox=True)
+        other = await grid.vault("elsewhere", home=await grid.add_device("elsewhere"))
+        for name in ("d/stored", "d/kept", "gone", "twice"):
+            await vault.put(name.encode(), name)
+        await vault.put(b"twice more", "twice")
+        await vault.delete("gone")
+        async with Away(grid):
+            await vault.put(b"queued", "d/queued")
+            await vault.delete("d", recursive=True)
+            assert await names(vault, recursive=True) == {"twice": False}
+            said: list[object] = []
+            summary = await vault.restore("d", on_queued=said.append)
+            assert (summary.names, len(said)) == (4, 1)
+            assert summary.entry.queued
+            assert await vault.read("d/queued") == b"queued"
+            for name, version in (("gone", None), ("never", None), ("twice", 1)):
+                with pytest.raises(errors.Unavailable, match="once the network answers"):
+                    await vault.restore(name, version=version)
+            with pytest.raises(errors.Unavailable) as refused:
+                await vault.restore("d/kept", new="copy", offline=False)
+            assert "wait in the outbox" in refused.value.detail
+        done = await vault.flush()
+        assert (done.waiting, done.conflicts) == (0, 0), done
+        assert await names(other, recursive=True, fresh=True) == dict.fromkeys(
+            ("d", "d/stored", "d/kept", "d/queued", "twice"), False
+        )
+        assert await other.read("d/stored") == b"d/stored"
+        assert await other.read("d/queued") == b"queued"
+        assert (await vault.restore("twice", version=1)).entry.queued == 0, "the network knows"
+        await vault.delete("d/kept", offline=True)
+        assert (await vault.restore("d/kept")).entry.queued == 0, "what waits goes first"
+        assert [one.kind for one in (await vault.log("d/kept"))[:3]] == ["file", None, "file"]
+
+    grid_story(story, tmp_path)
+
+
 def test_rules_of_a_put_hold_offline(tmp_path: Path) -> None:
     async def story(grid: Grid, path: Path) -> None:
         vault = await grid.vault(outbox=True)

@@ -1,4 +1,4 @@
-"""What put, rm and mv share when the network is away, and the line that says that something waits."""
+"""What put, rm, mv and restore share when the network is away, and the line that says that something waits."""
 
 from __future__ import annotations
 

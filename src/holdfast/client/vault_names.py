@@ -159,19 +159,20 @@ class VaultNames(VaultParts):
         new: str | None = None,
         no_clobber: bool = False,
         allow_degraded: bool = False,
+        offline: bool | None = None,
+        on_queued: QueuedCallback | None = None,
         progress: ProgressCallback | None = None,
     ) -> RestoreSummary:
         """Brings back a deleted name, or an older version of one that is there, as its next version; or as ``new``.
 
         A directory comes back with all that was deleted in it and is still kept. What is there is replaced as ``put``
         replaces it. NotFound when nothing of it is kept any more (history keeps it for 7 days); BadRequest for a file
-        that is not deleted, without a version. May be called again after a failure.
+        that is not deleted, without a version. May be called again after a failure. ``offline`` and ``on_queued`` as
+        for ``put``; offline only what this device knows can be brought back, mostly what it has deleted offline itself:
+        Unavailable for all else.
         """
         source = paths.normalise(name)
         target = source if new is None else paths.normalise(new)
-        options = await self._options(no_clobber=no_clobber)
-        uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
-        above = self._missing_directories(target)
         back = 0
 
         def count(name: str) -> None:
@@ -180,12 +181,24 @@ class VaultNames(VaultParts):
             if progress is not None:
                 progress(Progress(back, None, 0, None, name))
 
-        uploader.active += 1
-        try:
-            restorer = Restorer(self._names, self._content, uploader, options, self._clock.now, count)
-            names = await restorer.restore(source, version, target, above)
-        finally:
-            uploader.active -= 1
+        async def online() -> int:
+            options = await self._options(no_clobber=no_clobber)
+            uploader = await self._uploader(None, allow_degraded, options.chunk_bytes)
+            above = self._missing_directories(target)
+            uploader.active += 1
+            try:
+                restorer = Restorer(self._names, self._content, uploader, options, self._clock.now, count)
+                return await restorer.restore(source, version, target, above)
+            finally:
+                uploader.active -= 1
+
+        async def queue(writes: OfflineWrites) -> int:
+            options = await self._options(no_clobber=no_clobber, ask=False)
+            return await writes.restore(
+                source, version, target, options, allow_degraded=allow_degraded, restored=count
+            )  # fmt: skip
+
+        names = await self._fallback.write([source, target], offline, online, queue, on_queued)
         return RestoreSummary(names, await self.stat(target))
 
     async def trash(self, directory: str = "", *, recursive: bool = False) -> AsyncIterator[TrashEntry]:

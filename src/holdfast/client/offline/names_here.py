@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
+from holdfast.blob import Digest
 from holdfast.client.device.coordinators import Coordinators
 from holdfast.client.names.drafts import Present
 from holdfast.client.names.index import Index
 from holdfast.client.names.index_file import SeenRef
-from holdfast.client.names.names import Found, Names
-from holdfast.client.offline.queued_names import QueuedNames, Waiting
+from holdfast.client.names.names import Found, Names, Thrown
+from holdfast.client.offline.queued_names import QueuedNames, Waiting, gone
 from holdfast.codec import paths, refs
 from holdfast.codec.keys import VaultKeys
 from holdfast.codec.refs import Ref, RefKind
-from holdfast.errors import Unavailable
+from holdfast.errors import NotFound, Unavailable
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 
@@ -134,6 +135,36 @@ class NamesHere(Names):
         """As ``Names.listing``; who holds the packs is asked when it is needed."""
         async for page in self.marked(directory):
             yield [(one.ref, one.record) for one in page], m.RefPage(records=[])
+
+    async def history(self, path: str) -> list[tuple[Ref, m.RefVersion]]:
+        """As ``Names.history``; offline what was seen last and what waits, newest first, as far as that goes."""
+        if not self._offline:
+            return await super().history(path)
+        tag = paths.name_tag(self._keys.name, path)
+        seen = (await self._index.run(lambda file: file.refs((tag,)))).get(tag)
+        found: dict[Digest, tuple[Ref, m.RefVersion]] = {}
+        if seen is not None:
+            ref = refs.open_record(self._keys, seen.record, path)
+            found[ref.etag] = ref, m.RefVersion(record=seen.record, committed=seen.at)
+        for one in await self.queued.changes(path):
+            found[one.ref.etag] = one.ref, m.RefVersion(record=one.change.record, committed=one.entry.created)
+        if not found:
+            raise NotFound(f"this device has never seen {path!r}")
+        return list(found.values())[::-1]
+
+    async def trash(self, directory: str) -> AsyncIterator[Thrown]:
+        """As ``Names.trash``; offline what was deleted here and not delivered yet, where this device knows what it
+        was."""
+        if not self._offline:
+            async for thrown in super().trash(directory):
+                yield thrown
+            return
+        for path, waiting in (await self.queued.inside(directory)).items():
+            if gone(waiting):
+                for ref, kept in await self.history(path):
+                    if ref.clear.kind is not RefKind.TOMBSTONE:
+                        yield Thrown(waiting.ref, ref, kept.record, waiting.entry.created, 0.0)
+                        break
 
     async def _seen_in(self, directory: str) -> list[Marked]:
         parent = paths.parent_tag(self._keys.name, directory)

@@ -61,6 +61,12 @@ class QueuedNames:
             found = found if opened is None else opened
         return None if found is None else found._replace(conflict=conflict)
 
+    async def changes(self, path: str) -> list[Waiting]:
+        """The queued changes of a name, in order; directories made on the way are left out."""
+        outbox = await self.outbox()
+        entries = [] if outbox is None else await outbox.waiting_for(path)
+        return [found for entry in entries if (found := self._opened(entry, path)) is not None]
+
     async def waits(self, path: str) -> int:
         """Entries that stand in the order of a name."""
         outbox = await self.outbox()

@@ -23,9 +23,11 @@ from holdfast.client.writing.move import Mover
 from holdfast.client.writing.put import FilePutter, PutOptions
 from holdfast.client.writing.put_tree import TreePutter
 from holdfast.client.writing.remove import Remover
+from holdfast.client.writing.restore import Restorer
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import paths
 from holdfast.codec.keys import VaultKeys
+from holdfast.errors import NotFound, Unavailable
 from holdfast.files import Files
 from holdfast.outbox.outbox import Outbox
 from holdfast.pool import Pool
@@ -117,6 +119,31 @@ class OfflineWrites:
         async with self._uploader(options, allow_degraded) as (uploader, _):
             mover = Mover(self.names, self._content, uploader, options, self._clock.now, moved)
             return await mover.move(source, target, ())
+
+    async def restore(
+        self,
+        source: str,
+        version: int | None,
+        target: str,
+        options: PutOptions,
+        *,
+        allow_degraded: bool,
+        restored: Callable[[str], None],
+    ) -> int:
+        """Brings back what this device still knows of a name, mostly what it has deleted itself; how many names.
+
+        Errors as ``Vault.restore``, and Unavailable where only the network knows what the name was.
+        """
+        async with self._uploader(options, allow_degraded) as (uploader, _):
+            restorer = Restorer(self.names, self._content, uploader, options, self._clock.now, restored)
+            try:
+                return await restorer.restore(source, version, target, ())
+            except NotFound as error:
+                which = "what it was" if version is None else f"its version {version}"
+                raise Unavailable(
+                    f"{source} can only be brought back once the network answers: this device does not know {which}, "
+                    "and nothing was queued"
+                ) from error
 
     def _putter(self, uploader: QueueingUploader, counted: Callable[[int, str], None]) -> FilePutter:
         return FilePutter(uploader, self._files, self._pool, self._clock, self._randomness, counted, self.names.base)
