@@ -15,7 +15,7 @@ from holdfast.codec import refs as codec
 from holdfast.codec.refs import RefKind
 from holdfast.coordinator.access import VaultRow
 from holdfast.coordinator.commit import Change, NewPack, Ref, is_there
-from holdfast.coordinator.placement import Site, choose
+from holdfast.coordinator.placement import Site, Sites, choose
 from holdfast.coordinator.receipts import check_receipts
 from holdfast.coordinator.settings import enough_when_degraded
 from holdfast.coordinator.state import State
@@ -57,7 +57,7 @@ class Packs:
             least = enough_when_degraded(wanted, state.settings.floor)
         have = await self._have(vault, request, least)
         await self._check_quota(vault, request, have)
-        sites = self._sites(least)
+        sites = Sites(self._sites(least))
         avoid = frozenset(node.number for id_ in request.avoid if (node := state.registry.get(id_)) is not None)
         slots: list[m.PlanSlot] = []
         numbers: dict[int, int] = {}
@@ -66,13 +66,13 @@ class Packs:
             if item.digest in have:
                 slots.append(m.PlanSlot(have=True))
                 continue
-            chosen = choose(sites, item.size, wanted, state.settings.candidates_more, state.randomness, avoid)
+            chosen = self._choose(sites, item.size, wanted, avoid)
             if len(chosen) < wanted:  # not every plan is used: what nodes say themselves decides
-                sites = state.registry.sites(less_planned=False)
-                chosen = choose(sites, item.size, wanted, state.settings.candidates_more, state.randomness, avoid)
+                sites = Sites(state.registry.sites(less_planned=False))
+                chosen = self._choose(sites, item.size, wanted, avoid)
             if len(chosen) < least:
                 raise NoSpace(
-                    f"{len(chosen)} of the {len(sites)} nodes that are up have room for {item.size} bytes, "
+                    f"{len(chosen)} of the {len(sites.all)} nodes that are up have room for {item.size} bytes, "
                     f"{least} copies are asked: add nodes or delete something"
                 )
             for site in chosen:
@@ -90,6 +90,12 @@ class Packs:
             urls=state.urls,
             unread=vault.number in state.unread,
         )
+
+    def _choose(self, sites: Sites, size: int, wanted: int, avoid: frozenset[int]) -> list[Site]:
+        return choose(
+            sites, wanted, self._state.settings.candidates_more, self._state.randomness,
+            lambda site: site.free >= size, lambda site: site.number in avoid,
+        )  # fmt: skip
 
     async def _have(self, vault: VaultRow, request: m.PlanRequest, copies: int) -> set[Digest | None]:
         digests = {item.digest for item in request.items if item.digest is not None}

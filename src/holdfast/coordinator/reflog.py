@@ -22,7 +22,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.codec import reflog as codec
 from holdfast.codec.refs import keep_list
-from holdfast.coordinator.placement import choose
+from holdfast.coordinator.placement import Sites, choose
 from holdfast.coordinator.receipts import check_receipts
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
@@ -204,7 +204,7 @@ class Reflog:
         stores = state.registry.stores()
         taken = {stores[node] for node in places}
         sites = [site for site in state.registry.sites() if site.store not in taken]
-        waiting = choose(sites, len(data), wanted, len(sites), state.randomness)
+        waiting = choose(Sites(sites), wanted, len(sites), state.randomness, lambda site: site.free >= len(data))
         if len(waiting) + len(taken) < wanted:
             return places
         while waiting and not is_durable(places, stores, wanted - 1):

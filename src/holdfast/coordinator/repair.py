@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from holdfast.clock import Randomness
-from holdfast.coordinator.placement import Site, choose
+from holdfast.coordinator.placement import Site, Sites, choose
 from holdfast.coordinator.settings import floor_of
 
 NEVER = math.inf
@@ -182,7 +182,8 @@ def plan(
     Never to a disk that holds the pack, or two to one disk; in domains of their own where there are enough. A pack for
     which there is no room gets fewer copies, or none, and stays in need.
     """
-    free = {site.number: site for site in sites}
+    weighted = Sites(sites)
+    free = {site.number: site.free for site in sites}
     left = {number: room.get(number, 0) for number in free}
     asked: Counter[int] = Counter()
     copies: list[Copy] = []
@@ -191,13 +192,18 @@ def plan(
         sources = [one for one in holders if one.live]
         taken = {one.store for one in holders}
         domains = {one.domain for one in holders if one.live and not one.leaving}
-        open_to = [site for site in free.values() if site.store not in taken and left[site.number] > 0]
-        crowded = frozenset(site.number for site in open_to if site.domain in domains)
-        for site in choose(open_to, shape.size, need.copies, 0, randomness, crowded):
+
+        def fits(site: Site, shape: Shape = shape, taken: set[bytes] = taken) -> bool:
+            return site.store not in taken and left[site.number] > 0 and free[site.number] >= shape.size
+
+        def crowded(site: Site, domains: set[str] = domains) -> bool:
+            return site.domain in domains
+
+        for site in choose(weighted, need.copies, 0, randomness, fits, crowded):
             ordered = sorted(sources, key=lambda one: (asked[one.number], one.number))
             asked[ordered[0].number] += 1
             left[site.number] -= 1
-            free[site.number] = replace(site, free=site.free - shape.size)
+            free[site.number] -= shape.size
             copies.append(Copy(shape.pack, site.number, tuple(one.number for one in ordered)))
     return copies
 
