@@ -52,7 +52,7 @@ fuzz: $(READY) ## every parser of bytes from outside, a million inputs each, the
 	@$(BIN)/python -m tests.fuzz.sockets --requests $(FUZZ_REQUESTS)
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m bench --picture docs/figures.svg $(ARGS)
 
 peers: $(READY) ## the programs of others that `make bench` compares with, in an environment of their own
 	@$(BIN)/python -m bench.peers.environment

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.measure import GIB, MIB, Scale, parse_size, work_directory
+from bench.picture import drawn, latest
 from bench.report import Figure, machine, table, write
 
 _PARTS = {
@@ -49,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     results = options.json or _RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}.json"
     write(results, figures, facts, asdict(scale))
     print(table(figures))
+    if options.picture is not None:
+        before = [json.loads(path.read_text()) for path in _RESULTS.glob("*.json")]
+        options.picture.write_text(drawn(latest([*before, json.loads(results.read_text())])))
     print(f"{time.time() - started:.0f} s; details in {results}", file=sys.stderr)
     return 1 if any(figure.ok is False for figure in figures) else 0
 
@@ -71,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--entries", type=int, help="entries that wait in an outbox [1000000]")
     parser.add_argument("--repeat", type=int, help="rounds, of which the median counts [3]")
     parser.add_argument("--data", type=Path, help="where to write, on the disk to measure [below bench/results]")
+    parser.add_argument("--picture", type=Path, help="the figures as an SVG; what this run leaves out, of earlier ones")
     parser.add_argument("--json", type=Path, help="where the details go [bench/results/TIME.json]")
     return parser
 

@@ -60,11 +60,19 @@ def grown(root: Frame, raw: str) -> None:
             continue
         at = root
         at.samples += int(count)
-        for text in stack.split(";"):
+        for text in _from_loop(stack.split(";")):
             found = _FRAME.fullmatch(text)
             name, file = (found["name"], found["file"]) if found else (text, "")
             at = at.below.setdefault(f"{name} {file}", Frame(name, file))
             at.samples += int(count)
+
+
+def _from_loop(stack: list[str]) -> list[str]:
+    """Without what lies below the event loop's steps and the pools' jobs: it is the same for all."""
+    for at, text in enumerate(stack):
+        if text.startswith(("_run_once (", "_work (")):
+            return stack[at:]
+    return stack
 
 
 def drawn(root: Frame, title: str) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 from bench.__main__ import main
 from bench.measure import MIB, Scale, alternate, parse_size, random_file
+from bench.picture import drawn, latest
 from bench.raw_pipeline import RawNetwork, get_large, put_large
 from bench.report import Figure, at_most, ratio_at_least, table
 from cryptography.exceptions import InvalidTag
 from tests.stores.nats_servers import needs_nats
 
-from bench import access, buckets, costs, limits, memory, outbox, plans, repair, transfer
+from bench import access, buckets, costs, flame, limits, memory, outbox, plans, repair, transfer
 
 TINY = Scale(size=MIB, files=20, singles=5, repeat=1, memory_size=MIB, packs=100, entries=300, at_once=4, lost=4 * MIB)
 
@@ -103,3 +105,25 @@ def test_results_name_no_machine(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert document["settings"]["size"] == MIB
     assert str(tmp_path) not in result.read_text()
     assert "raw pipeline, put" in capsys.readouterr().out
+
+
+def test_a_picture_of_the_latest_figures() -> None:
+    old = {"taken": "1", "figures": [{"name": "put, one large file", "value": 1.0, "unit": "MB/s", "ratio": 0.5}]}
+    new = {"taken": "2", "figures": [{"name": "put, one large file", "value": 3.0, "unit": "MB/s", "ratio": 12.0}]}
+    svg = ElementTree.fromstring(drawn(latest([new, old])))
+    said = " ".join(svg.itertext())
+    assert "12 times  (3 MB/s)" in said
+    assert "50%" not in said
+    with pytest.raises(ValueError, match="none of the figures"):
+        drawn({})
+
+
+def test_a_flame_graph_is_as_wide_as_its_samples() -> None:
+    root = flame.Frame("all")
+    left, right = "main (a.py);left (src/holdfast/wire/x.py) 3", "main (a.py);right (b.py) 1"
+    flame.grown(root, "\n".join([left, right, "main (a.py);_work (pool.py) 9"]))
+    assert root.samples == 4
+    svg = ElementTree.fromstring(flame.drawn(root, "a title"))
+    widths = {group[0].text: group[1].get("width") for group in svg if len(group) == 3}
+    assert widths["left wire/x.py 75.0%"] == "750.0"
+    assert widths["right b.py 25.0%"] == "250.0"
