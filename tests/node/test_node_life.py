@@ -153,6 +153,7 @@ async def test_an_idle_heartbeat_is_small_and_names_its_address_only_when_that_i
     beats = house.coordinator.heartbeats
     assert (beats[0].url, beats[-1].url) == (url, "")
     greatest = {"sequence": 1 << 53, "count": 1 << 32, "free": 1 << 53, "load": 9999, "commit": 1 << 48, "epoch": 9999}
+    greatest |= {"unread": 1 << 32, "overdue": 1 << 48}
     assert len(m.encode(beats[-1])) <= len(m.encode(msgspec.structs.replace(beats[-1], **greatest))) <= 256
     house.coordinator.node_url = ""  # restarted, before it was written down
     for _ in range(2):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.node.house import VAULT, House, pack
 
 from holdfast.blob import Digest
 from holdfast.clock import SystemClock
 from holdfast.files import OsFiles
 from holdfast.node.scrub import Scrub
+from holdfast.node.scrub_debt import debt
 from holdfast.node.trash import TrashPurge
 from holdfast.worker import Progress
 
@@ -61,6 +65,37 @@ async def test_the_place_is_kept(house: House) -> None:
     await second.unit()
     assert second.age() is not None
     assert second.checked == 3
+
+
+NAIVE_BLOBS = 1000
+
+
+@given(
+    place=st.integers(0, NAIVE_BLOBS),
+    length=st.integers(0, 300),
+    reading=st.integers(0, 300),
+    idle=st.integers(0, 300),
+    period=st.integers(1, 400),
+    first=st.booleans(),
+)
+def test_what_is_overdue_is_what_a_list_of_all_reads_says(
+    place: int, length: int, reading: int, idle: int, period: int, first: bool
+) -> None:
+    began, last = 1000.0, 1000.0 + reading
+    before, now = (began if first else began - length), last + idle
+    reads = [began + (last - began) * number / max(place, 1) for number in range(place)]
+    reads += [before + (began - before) * number / NAIVE_BLOBS for number in range(place, NAIVE_BLOBS)]
+    found = debt(
+        place / NAIVE_BLOBS,
+        now=now,
+        began=began,
+        before=-1.0 if first else before,
+        last=last,
+        period_s=period,
+        held=NAIVE_BLOBS,
+    )
+    assert found.oldest_s == pytest.approx(now - min(reads), abs=1)
+    assert abs(found.overdue - sum(read < now - period for read in reads)) <= 2
 
 
 async def test_others_go_first(house: House) -> None:

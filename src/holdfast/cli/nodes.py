@@ -50,6 +50,8 @@ async def _run(invocation: Invocation) -> None:
                 "packs": node.packs,
                 "stored": node.stored,
                 "last_seen": node.last_seen,
+                "unread_s": node.unread,
+                "overdue": node.overdue,
             }
             for node in nodes
         ]

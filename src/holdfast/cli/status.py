@@ -10,7 +10,7 @@ import click
 from holdfast.cli import repair
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.verb import Verb
-from holdfast.cli.words import count_words, size_words, span_words, table
+from holdfast.cli.words import count_words, size_words, span_words, table, visible
 from holdfast.errors import HoldfastError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ async def _run(invocation: Invocation) -> None:
         ["nodes", ", ".join(f"{count} {state}" for state, count in nodes.items() if count or state == "up")],
         ["tasks", ", ".join(f"{getattr(status.tasks, state)} {state}" for state in ("pending", "running", "failed"))],
         ["names", _names(status)],
+        ["scrub", scrub_words(status)],
         ["policy", f"survive {status.policy.survive} ({status.policy.survive + 1} copies)"],
     ]
     for line in table(rows):
@@ -82,6 +83,12 @@ def document(status: Status, counts: Mapping[str, Any]) -> dict[str, Any]:
         "vaults": status.vaults,
         "epoch": status.epoch,
         "commit": status.commit,
+        "scrub": {
+            "oldest_s": status.scrub.oldest,
+            "node": status.scrub.node,
+            "overdue": status.scrub.overdue,
+            "nodes": status.scrub.nodes,
+        },
         "reflog": {"lag_s": status.reflog_lag, "commits": status.reflog_commits},
     }
 
@@ -132,6 +139,20 @@ def _names(status: Status) -> str:
         return f"known to the nodes, too, but members not as they are since {span_words(status.reflog_lag)}"
     commits = count_words(status.reflog_commits, "commit")
     return f"known to the nodes, too, but for {commits} of the last {span_words(status.reflog_lag)}"
+
+
+def scrub_words(status: Status) -> str:
+    """How long ago the disks were last believed only after a look."""
+    scrub = status.scrub
+    if scrub.oldest is None:
+        return "no node has said yet when it last read again what it keeps"
+    if not scrub.overdue:
+        return f"everything was read again within the last {span_words(scrub.oldest)}"
+    where = f"on {count_words(scrub.nodes, 'node')}"
+    return (
+        f"{size_words(scrub.overdue)} {where} not read again in time, "
+        f"the oldest for {span_words(scrub.oldest)} on {visible(scrub.node)}"
+    )
 
 
 def _may_die(status: Status) -> str:

@@ -45,6 +45,7 @@ class Nodes:
         node.url = node_url(request.url) or node.url
         node.free, node.load, node.read_only = request.free, request.load, request.read_only
         node.sequence, node.blobs, node.root = request.sequence, request.count, request.root
+        node.unread, node.overdue = request.unread, request.overdue
         if request.leaving:
             state.registry.leave(node)
         else:
@@ -103,6 +104,7 @@ class Nodes:
             id=node.id, name=node.name, url=node.url, store=node.store, domain=node.domain, state=word, reason=reason,
             always_on=node.always_on, capacity=node.capacity, free=node.free, packs=packs, stored=size,
             last_seen=None if node.heard is None else registry.look() - node.heard,
+            unread=node.unread, overdue=node.overdue,
         )  # fmt: skip
 
     async def stop(self) -> None:

@@ -45,6 +45,8 @@ class Node:
     blobs: int = 0
     root: bytes = bytes(16)
     load: int = 0
+    unread: int | None = None  # seconds, as the node says
+    overdue: int = 0
     seen: float = 0.0  # wall
     heard: float | None = None
     silent_since: float = 0.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from holdfast.coordinator.every_pack import every_pack
 from holdfast.coordinator.reflog import Reflog
+from holdfast.coordinator.registry import Node
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
@@ -135,6 +136,20 @@ def pack_counts(rows: list[CopiesRow], floor: int) -> tuple[m.PackCounts, int | 
     return counts, None if fewest is None else max(fewest - 1, 0)
 
 
+def scrubbed(nodes: Iterable[Node]) -> m.Scrubbed:
+    """What ``nodes`` say of their scrub, together."""
+    said = [node for node in nodes if node.unread is not None]
+    if not said:
+        return m.Scrubbed()
+    last = max(said, key=lambda node: node.unread or 0)
+    return m.Scrubbed(
+        oldest=last.unread,
+        node=last.name,
+        overdue=sum(node.overdue for node in said),
+        nodes=sum(node.overdue > 0 for node in said),
+    )
+
+
 class Status:
     """Handlers."""
 
@@ -201,5 +216,6 @@ class Status:
             commit=state.position.commit,
             reflog_lag=self._reflog.lag(),
             reflog_commits=self._reflog.commits_behind(),
+            scrub=scrubbed(live),
             urls=state.urls,
         )

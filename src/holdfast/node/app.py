@@ -262,6 +262,7 @@ class Node:
     def heartbeat(self) -> m.Heartbeat:
         """What the coordinator hears of this node now."""
         epoch, commit = self.membership.epoch
+        debt = self.scrub.debt()
         return m.Heartbeat(
             store=self._store_id,
             sequence=self.ledger.sequence,
@@ -273,6 +274,8 @@ class Node:
             commit=commit,
             revocations=self.membership.revocations,
             read_only=self.settings.read_only or self.health() != "ok",
+            unread=None if debt is None else int(debt.oldest_s),
+            overdue=0 if debt is None else debt.overdue,
             url=self.url,
         )
 

@@ -42,6 +42,12 @@ def show(metrics: Metrics, node: Shown) -> None:
     gauge("holdfast_scrub_age_seconds", "Since everything here was last read again.").set_function(
         lambda: math.nan if (age := node.scrub.age()) is None else age
     )
+    gauge("holdfast_scrub_oldest_seconds", "Since the blob that waits longest was last read.").set_function(
+        lambda: math.nan if (debt := node.scrub.debt()) is None else debt.oldest_s
+    )
+    gauge("holdfast_scrub_overdue_bytes", "Bytes not read again within scrub_period.").set_function(
+        lambda: 0.0 if (debt := node.scrub.debt()) is None else float(debt.overdue)
+    )
     total = metrics.total
     total("holdfast_scrub_blobs_total", "Blobs read again since the start.", lambda: node.scrub.checked)
     total("holdfast_scrub_damaged_total", "Blobs found damaged since the start.", lambda: node.scrub.bad)

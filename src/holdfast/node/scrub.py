@@ -1,9 +1,9 @@
 """Re-reads everything that the node keeps, again and again, slowly enough that nobody notices.
 
-One pass takes about ``period``. A blob that is wrong is read a second time before it is blamed, then quarantined, and
-the coordinator hears of it at once (``Keeper.verify``). The position outlasts restarts. While others are served, and
-while the disk answers slower than it usually does, it waits longer; a pass that has fallen behind waits less, but never
-takes more than half of the disk's time.
+One pass takes a little less than ``period``. A blob that is wrong is read a second time before it is blamed, then
+quarantined, and the coordinator hears of it at once (``Keeper.verify``). The position outlasts restarts. While others
+are served, and while the disk answers slower than it usually does, it waits longer; a pass that has fallen behind waits
+less, but never takes more than half of the disk's time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from holdfast.clock import Clock
 from holdfast.errors import BadRequest, StorePoisoned, TooManyRequests, Unavailable
 from holdfast.files import Files, read_file, write_file
 from holdfast.node.keeper import Keeper
+from holdfast.node.scrub_debt import Debt, debt
 from holdfast.pool import Pool
 from holdfast.worker import Progress
 
@@ -30,18 +31,25 @@ BUSY_FACTOR = 4.0
 
 WAIT_S_MAX = 3600.0
 SMOOTHING = 0.1
+PASS_SHARE = 0.9
+"""Of the period: so much a pass takes when nothing holds it up, so that nothing is unread for longer."""
 _BYTES_MAX = 4096
 
 _log = logs.get_logger(__name__)
 
 
 class _Saved(msgspec.Struct, forbid_unknown_fields=True):
-    """``scrub.json``. ``after``: the last digest that was read, in hex; ``began``, ``finished``: slow seconds."""
+    """``scrub.json``. ``after``: the last digest that was read, in hex; ``began``, ``finished``, ``before``
+    (when the pass before began): slow seconds, below 0 for never. ``done``: blobs read in this pass, the last
+    of them ``last``."""
 
     version: int = 1
     after: str = ""
     began: float = 0.0
     finished: float = -1.0
+    before: float = -1.0
+    done: int = 0
+    last: float = -1.0
 
 
 class Scrub:
@@ -74,7 +82,6 @@ class Scrub:
         self._period_s = period_s
         self._saved: _Saved | None = None
         self._page: deque[Digest] = deque()
-        self._done = 0  # blobs read in this pass since the start of the process
         self._usual: float | None = None  # seconds that a read usually takes
         self._written = 0.0
 
@@ -83,6 +90,21 @@ class Scrub:
         if self._saved is None or self._saved.finished < 0:
             return None
         return max(self._slow_time() - self._saved.finished, 0.0)
+
+    def debt(self) -> Debt | None:
+        """How long the longest unread blob waits, and what is overdue; None if nothing is here or known yet."""
+        saved, ledger = self._saved, self._keeper.ledger
+        if saved is None or not ledger.held_bytes:
+            return None
+        return debt(
+            saved.done / max(self._count(), saved.done, 1),
+            now=self._slow_time(),
+            began=saved.began,
+            before=saved.before,
+            last=saved.last,
+            period_s=self._period_s,
+            held=ledger.held_bytes,
+        )
 
     async def unit(self) -> Progress:
         """Reads the next blob again."""
@@ -109,7 +131,8 @@ class Scrub:
         self._page.popleft()
         now = self._clock.monotonic()
         self.checked += 1
-        self._done += 1
+        saved.done += 1
+        saved.last = self._slow_time()
         if state == "quarantined":
             self.bad += 1
             _log.error("scrub_found_damage", digest=str(digest))
@@ -132,10 +155,10 @@ class Scrub:
     async def _finish(self, saved: _Saved) -> Progress:
         now = self._slow_time()
         if saved.after:
-            _log.info("scrub_finished", blobs=self._done, bad=self.bad)
+            _log.info("scrub_finished", blobs=saved.done, bad=self.bad)
         saved.after, saved.finished = "", now
-        left = self._period_s - (now - saved.began)
-        saved.began, self._done = now, 0
+        left = PASS_SHARE * self._period_s - (now - saved.began)
+        saved.before, saved.began, saved.done = saved.began, now, 0
         await self._pool.run(self._save, saved)
         self._interval(min(max(left, 60.0), WAIT_S_MAX))
         return Progress.IDLE
@@ -144,15 +167,20 @@ class Scrub:
         """Seconds until the next blob."""
         usual = took if self._usual is None else self._usual
         self._usual = usual + (took - usual) * SMOOTHING
-        count = max(self._keeper.ledger.roots.count, 1)
-        share = self._period_s / count  # what each blob may take of the period
+        period_s = PASS_SHARE * self._period_s
+        share = period_s / max(self._count(), 1)  # what each blob may take of the period
         assert self._saved is not None, "unit() has loaded it"
         place = int(self._saved.after[:8] or "0", 16) / 0xFFFFFFFF  # digests are spread evenly
-        late = self._slow_time() - self._saved.began > place * self._period_s
+        late = self._slow_time() - self._saved.began > place * period_s
         wait = max(share * (0.5 if late else 1.0) - took, took)
         if self._busy() or took > 2 * usual:
             wait = max(wait, took * BUSY_FACTOR)
         return min(wait, WAIT_S_MAX)
+
+    def _count(self) -> int:
+        """Blobs here, for vaults, manifests and in the cache."""
+        ledger = self._keeper.ledger
+        return ledger.roots.count + sum(count for count, _ in ledger.shared.values())
 
     def _load(self) -> _Saved:
         """As saved; a file that is gone or damaged costs one pass begun anew."""

@@ -200,7 +200,8 @@ class Heartbeat(Request, frozen=True, kw_only=True):
     """At most 256 bytes while nothing new is said: see docs/design.md, Heartbeat. ``root``: 16 bytes; ``load``:
     requests under way; ``url``: left out while the coordinator's last answer named the same.
 
-    ``epoch`` and ``commit`` are the highest this node has heard of.
+    ``epoch`` and ``commit`` are the highest this node has heard of. ``unread``: seconds since the blob that waits
+    longest was last read from the disk; ``overdue``: bytes not read for longer than the node's ``scrub_period``.
     """
 
     store: bytes
@@ -214,6 +215,8 @@ class Heartbeat(Request, frozen=True, kw_only=True):
     revocations: Count = 0
     leaving: bool = False
     read_only: bool = False
+    unread: Count | None = None
+    overdue: Count = 0
     url: str = ""
 
 
@@ -248,6 +251,8 @@ class NodeInfo(Answer, frozen=True, kw_only=True):
     packs: int = 0
     stored: int = 0  # bytes
     last_seen: float | None = None  # seconds ago, on the coordinator's running time
+    unread: int | None = None  # seconds since the blob that waits longest was last read again
+    overdue: int = 0  # bytes not read again in time
 
 
 class NodeList(Answer, frozen=True, kw_only=True):
@@ -535,6 +540,19 @@ class RepairState(Answer, frozen=True, kw_only=True):
     summary: str = ""
 
 
+class Scrubbed(Answer, frozen=True, kw_only=True):
+    """How long ago the nodes that are up last read what they keep.
+
+    ``oldest``: seconds, of the blob that waits longest, which is on ``node``; None while no node has said.
+    ``overdue``: bytes that ``nodes`` nodes have not read within their ``scrub_period``.
+    """
+
+    oldest: int | None = None
+    node: str = ""
+    overdue: int = 0
+    nodes: int = 0
+
+
 class Status(Answer, frozen=True, kw_only=True):
     """``nodes``: how many in each state; ``machines`` and ``disks``: distinct domains and stores that are up.
 
@@ -557,6 +575,7 @@ class Status(Answer, frozen=True, kw_only=True):
     commit: int
     reflog_lag: float = 0.0
     reflog_commits: int = 0
+    scrub: Scrubbed = Scrubbed()
     urls: list[str] = []
 
 
