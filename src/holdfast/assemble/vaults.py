@@ -16,9 +16,13 @@ from holdfast.client.names.index import Index
 from holdfast.client.vault import Vault
 from holdfast.codec.keys import VaultKeys
 from holdfast.config import Config
+from holdfast.errors import BadConfig
 from holdfast.pool import Pool
 from holdfast.wire.http import HttpClient, checked_url
 from holdfast.wire.throttle import Throttle
+
+BWLIMIT_BYTES_MIN = 32 << 10
+"""Three packs with ten copies each, all sent at once, still come as fast as nodes ask (``SHARED_BYTES_PER_S_MIN``)."""
 
 
 class OpenVault(Vault):
@@ -68,6 +72,8 @@ async def open_vault(
         pool.close()
         raise
     limit = settings.bwlimit_bytes
+    if limit and limit < BWLIMIT_BYTES_MIN:
+        raise BadConfig(f"bwlimit: {limit} bytes a second is too little; at least 32 KiB are needed")
     upload = Throttle(machine.clock, limit) if limit else None
     http = HttpClient(identity=found.device, network=machine.network, clock=machine.clock, upload=upload)
     member = found.membership

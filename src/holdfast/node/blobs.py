@@ -28,7 +28,7 @@ from holdfast.node.store import NodeFiles
 from holdfast.node.tasks_pace import CopyPace
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
-from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, StreamReply, parse_range
+from holdfast.wire.serve import SHARED_BYTES_PER_S_MIN, BytesReply, Call, FileReply, Reply, StreamReply, parse_range
 
 MEMORY_BYTES_MAX = 64 << 10
 """Answers up to this are read into memory; larger ones go from the file to the socket."""
@@ -88,7 +88,8 @@ class BlobRoutes:
             charged = 0  # tried again after a lost answer: nothing more is kept
         await self._exchange.cache.yield_space(charged)
         with self._budgets.reserved(call.grant, grant.budget, grant.expires, charged, self._now()) as hold:
-            sequence, new = await self._keeper.put(digest, size, grant.vault, bounded(call.body()))
+            body = bounded(call.body(SHARED_BYTES_PER_S_MIN))
+            sequence, new = await self._keeper.put(digest, size, grant.vault, body)
             hold.spent = new
         return Reply(m.BlobStored(receipt=self._receipt(digest, size, sequence)), 201 if new else 200)
 

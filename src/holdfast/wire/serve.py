@@ -34,6 +34,8 @@ from holdfast.wire.routes import Route
 
 BODY_FREE_S = 10.0
 BODY_BYTES_PER_S_MIN = 16 << 10
+SHARED_BYTES_PER_S_MIN = 1 << 10
+"""Of a blob from a sender with a right to send it: one with a limit sends many at once, and all of them share it."""
 BODY_STALL_S = 30.0
 MESSAGES_BYTES_MAX = 128 << 20
 """Of all messages that are being read at once."""
@@ -114,10 +116,10 @@ class Call:
                 raise errors.BadRequest("Content-Length: not a number")
             self.size = int(length)
 
-    async def body(self) -> AsyncIterator[Buffer]:
+    async def body(self, bytes_per_s_min: float = BODY_BYTES_PER_S_MIN) -> AsyncIterator[Buffer]:
         """Exactly ``size`` bytes as they come, else BadRequest; asks for them if the client waits to be asked.
 
-        A body slower than 16 KiB/s after its first 10 seconds, or silent for 30, is TimedOut.
+        A body slower than ``bytes_per_s_min`` after its first 10 seconds, or silent for 30, is TimedOut.
         """
         request = self._request
         if self.headers.get("expect", "").lower() == "100-continue":
@@ -145,7 +147,7 @@ class Call:
                 break
             seen += len(piece)
             spent = loop.time() - began - BODY_FREE_S
-            if spent > 0 and seen < spent * BODY_BYTES_PER_S_MIN:
+            if spent > 0 and seen < spent * bytes_per_s_min:
                 raise errors.TimedOut("the body came too slowly")
             yield piece
         if self.size is not None and seen != self.size:
