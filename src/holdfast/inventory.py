@@ -14,8 +14,7 @@ proves possession to nobody; receipts and audits do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from holdfast.blob import Digest
 from holdfast.errors import BadRequest
@@ -32,14 +31,6 @@ _INNER_MODULUS = 1 << (8 * INNER_BYTES)
 
 def _term(digest: Digest) -> int:
     return int.from_bytes(digest[-ROOT_BYTES:], "big")
-
-
-def root_of(digests: Iterable[Digest]) -> bytes:
-    """The root of a set of digests; each must come once."""
-    return (sum(map(_term, digests)) % _MODULUS).to_bytes(ROOT_BYTES, "big")
-
-
-EMPTY_ROOT = bytes(ROOT_BYTES)
 
 
 class Roots:
@@ -88,10 +79,6 @@ class Roots:
         """16 bytes; those of an empty set are zeros."""
         return (sum(self._sums) % _MODULUS).to_bytes(ROOT_BYTES, "big")
 
-    def prefix_root(self, prefix: int) -> bytes:
-        """The root of the digests whose first byte is ``prefix`` (0 to 255)."""
-        return self._sums[prefix].to_bytes(ROOT_BYTES, "big")
-
     def prefix_count(self, prefix: int) -> int:
         return self._counts[prefix]
 
@@ -125,24 +112,3 @@ def _differing(ours: bytes, theirs: bytes, width: int) -> list[int]:
         return []
     starts = range(0, width * PREFIXES, width)
     return [start // width for start in starts if ours[start : start + width] != theirs[start : start + width]]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """How a believed set and the held set differ. Each list ascends by digest."""
-
-    missing: list[Digest]  # believed, not held
-    unknown: list[Digest]  # held, not believed
-    rewritten: list[Digest]  # in both, held with another write sequence than believed
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unknown or self.rewritten)
-
-
-def difference(believed: Mapping[Digest, int], held: Mapping[Digest, int]) -> Difference:
-    """Compares digest -> write sequence of both sides, usually of one prefix."""
-    return Difference(
-        missing=sorted(believed.keys() - held.keys()),
-        unknown=sorted(held.keys() - believed.keys()),
-        rewritten=sorted(digest for digest in believed.keys() & held.keys() if believed[digest] != held[digest]),
-    )

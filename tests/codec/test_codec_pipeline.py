@@ -14,10 +14,9 @@ from holdfast.blob import Digest
 from holdfast.codec import recipe as recipes
 from holdfast.codec.keys import GenerationKeys, VaultKeys
 from holdfast.codec.pack import open_entry, open_pack, padded_size
-from holdfast.codec.pipeline import INLINE_BYTES, Packer, PendingPack, Placed, open_chunks, open_entry_into
-from holdfast.codec.recipe import RecipeEntry
-from holdfast.codec.sealer import Kind, chunk_id
-from holdfast.errors import Corrupt, NoSpace, Unavailable
+from holdfast.codec.pipeline import INLINE_BYTES, Packer, PendingPack, Placed
+from holdfast.codec.sealer import Kind, chunk_id, open_chunk
+from holdfast.errors import NoSpace, Unavailable
 from holdfast.pool import InlinePool, Pool, ThreadPool
 
 Pack: TypeAlias = PendingPack[str]
@@ -82,8 +81,7 @@ async def test_all_that_is_added_comes_out_once(make: Make, vault: VaultKeys) ->
         for found, text in zip(mine, texts[start::4], strict=True):
             data = kept.packs[found.pending.digest]
             sealed = data[found.offset : found.offset + found.length]
-            [opened] = await open_chunks(InlinePool(), vault.generation(1), Kind.DATA, [(found.entry(0), sealed)])
-            assert opened == text
+            assert open_chunk(vault.generation(1), Kind.DATA, found.id, sealed) == text
     await packer.close()
 
 
@@ -169,14 +167,12 @@ async def test_built_chunks_know_their_pack_and_the_packs_before(make: Make, vau
     for content, placed in files:
         data = kept.packs[placed.pending.digest]
         sealed = data[placed.offset : placed.offset + placed.length]
-        [plain] = await open_chunks(InlinePool(), keys, Kind.RECIPE, [(placed.entry(0), sealed)])
-        found = recipes.decode(plain)
+        found = recipes.decode(open_chunk(keys, Kind.RECIPE, placed.id, sealed))
         assert isinstance(found, recipes.Recipe)
         read = b""
         for entry in found.entries:
             pack = kept.packs[found.pack_digest(entry, placed.pending.digest)]
-            piece = (entry, pack[entry.offset : entry.offset + entry.length])
-            read += (await open_chunks(InlinePool(), keys, Kind.DATA, [piece]))[0]
+            read += open_chunk(keys, Kind.DATA, entry.id, pack[entry.offset : entry.offset + entry.length])
         assert read == content
 
 
@@ -255,34 +251,3 @@ async def test_a_cancelled_writer_leaves_a_whole_pack(vault: VaultKeys, device: 
     assert (Kind.DATA, b"after") in chunks
     assert {plaintext[:1] for _, plaintext in chunks} == {b"c", b"a"}
     pool.close()
-
-
-async def test_opening_checks_kind_id_and_length(pool: Pool, make: Make, keys: GenerationKeys) -> None:
-    kept = Kept()
-    packer = make(kept)
-    texts = [b"small", b"l" * INLINE_BYTES, b"m" * 100_000]
-    placed = [await packer.add(Kind.DATA, text) for text in texts]
-    await packer.flush()
-    items: list[tuple[RecipeEntry, bytes]] = []
-    for one in placed:
-        data = kept.packs[one.pending.digest]
-        items.append((one.entry(0), data[one.offset : one.offset + one.length]))
-    assert await open_chunks(pool, keys, Kind.DATA, items) == texts
-    assert await open_chunks(pool, keys, Kind.DATA, []) == []
-    for number, text in enumerate(texts):
-        entry, sealed = items[number]
-        out = memoryview(bytearray(len(text)))
-        assert await open_entry_into(pool, keys, Kind.DATA, entry, sealed, out) == len(text)
-        assert out == text
-        for wrong in (
-            (entry._replace(length=entry.length + 1), sealed),
-            (entry._replace(id=bytes(32)), sealed),
-            (entry, sealed[:-1]),
-            (entry, sealed[:-1] + bytes([sealed[-1] ^ 1])),
-        ):
-            with pytest.raises(Corrupt):
-                await open_chunks(pool, keys, Kind.DATA, [*items[:number], wrong, *items[number + 1 :]])
-            with pytest.raises(Corrupt):
-                await open_entry_into(pool, keys, Kind.DATA, *wrong, out)
-        with pytest.raises(Corrupt):
-            await open_chunks(pool, keys, Kind.REF, items)

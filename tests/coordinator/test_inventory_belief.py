@@ -9,7 +9,7 @@ import pytest
 from holdfast.blob import Digest
 from holdfast.coordinator.inventory_belief import Belief, Beliefs, Reading, Stranger
 from holdfast.coordinator.transaction import Moves
-from holdfast.inventory import Roots, root_of
+from holdfast.inventory import Roots
 
 NODE = 1
 
@@ -39,7 +39,7 @@ def test_pages_beside_changes_sum_to_what_is_there_at_the_end(seed: int) -> None
             beliefs.take(Moves(placed=[(NODE + 1, digest(99), 1, True)]))
     belief = reading.end()
     assert reading.placed == {digest(pack): at for pack, at in table.items()}
-    assert belief.roots.root == root_of(map(digest, table))
+    assert belief.roots.root == Roots(map(digest, table)).root
     assert belief.roots.count == len(table)
 
 
@@ -48,7 +48,7 @@ def test_a_clean_stop_keeps_what_is_on_record_and_no_strangers() -> None:
     belief.see(digest(500), Stranger(1, 90, None, 0.0))
     again = Belief.decode(belief.encode())
     assert again == Belief(again.roots, 90)
-    assert again.roots.root == root_of(map(digest, range(100)))
+    assert again.roots.root == Roots(map(digest, range(100))).root
     assert belief.roots.count == 101
     with pytest.raises(ValueError, match="sums"):
         Belief.decode(b"other")

@@ -1,4 +1,4 @@
-"""The pipeline: chunks into packs and back, beside the event loop, in bounded memory.
+"""The pipeline: chunks into packs, beside the event loop, in bounded memory.
 
 A ``Packer`` fills a fixed number of reused buffers. Large chunks are sealed in the pool, small ones at once: a hop to
 another thread costs more than sealing them. While one pack is hashed and sent, the next is filled; when all buffers are
@@ -8,7 +8,7 @@ in use, adding waits until the consumer releases one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from holdfast.auth.identity import Id, Identity
@@ -16,12 +16,12 @@ from holdfast.blob import Buffer, Digest
 from holdfast.codec.keys import GenerationKeys
 from holdfast.codec.pack import PACK_BYTES, IndexEntry, PackBuilder
 from holdfast.codec.recipe import RecipeEntry
-from holdfast.codec.sealer import CHUNK_BYTES_MAX, Kind, open_chunk, open_into
-from holdfast.errors import Corrupt, HoldfastError, Unavailable
+from holdfast.codec.sealer import CHUNK_BYTES_MAX, Kind
+from holdfast.errors import HoldfastError, Unavailable
 from holdfast.pool import Pool
 
 INLINE_BYTES = 64 << 10
-"""Chunks shorter than this are sealed and opened in the event loop: less than 0.1 ms."""
+"""Chunks shorter than this are sealed in the event loop: less than 0.1 ms."""
 
 T = TypeVar("T")
 
@@ -287,60 +287,6 @@ class Packer(Generic[T]):
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
-
-
-async def open_chunks(
-    pool: Pool,
-    keys: GenerationKeys,
-    kind: Kind,
-    items: Sequence[tuple[RecipeEntry, Buffer]],
-    *,
-    salt: bytes | None = None,
-) -> list[bytes]:
-    """The plaintexts of sealed chunks, in order; Corrupt unless each has the kind, id and length its entry says.
-
-    Small ones are opened at once, large ones side by side in the pool; give only as many as memory should hold.
-    """
-    results: list[bytes] = [b""] * len(items)
-
-    async def large(number: int, entry: RecipeEntry, sealed: Buffer) -> None:
-        results[number] = await pool.run(open_chunk, keys, kind, entry.id, sealed, salt)
-
-    waiting = []
-    for number, (entry, sealed) in enumerate(items):
-        _check_length(entry, sealed)
-        if len(sealed) < INLINE_BYTES:
-            results[number] = open_chunk(keys, kind, entry.id, sealed, salt)
-        else:
-            waiting.append((number, entry, sealed))
-    # All have ended before anything is raised: nobody reuses a buffer that a thread still reads.
-    found = await asyncio.gather(*(large(*item) for item in waiting), return_exceptions=True)
-    for error in found:
-        if error is not None:
-            raise error
-    return results
-
-
-async def open_entry_into(
-    pool: Pool,
-    keys: GenerationKeys,
-    kind: Kind,
-    entry: RecipeEntry,
-    sealed: Buffer,
-    out: memoryview,
-    *,
-    salt: bytes | None = None,
-) -> int:
-    """One chunk into the caller's buffer, as ``sealer.open_into``; returns the plaintext length."""
-    _check_length(entry, sealed)
-    if len(sealed) < INLINE_BYTES:
-        return open_into(keys, kind, entry.id, sealed, out, salt)
-    return await pool.run(open_into, keys, kind, entry.id, sealed, out, salt)
-
-
-def _check_length(entry: RecipeEntry, sealed: Buffer) -> None:
-    if len(sealed) != entry.length:
-        raise Corrupt(f"chunk {entry.id.hex()[:12]}: {len(sealed)} bytes came, its recipe says {entry.length}")
 
 
 def _stopped(error: BaseException) -> HoldfastError:

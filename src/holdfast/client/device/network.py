@@ -122,21 +122,6 @@ def certify(keys: VaultKeys, device: Id, now: float, rights: int = ALL_RIGHTS) -
     return sign(document, keys.identity)
 
 
-async def adopt_home(
-    home: Path, certificate: bytes, coordinator: Id, urls: Sequence[str], seams: Seams, passphrase: str | None = None
-) -> Home:
-    """Completes a home whose device another device has had registered (``NetworkCalls.add_device``)."""
-
-    def keep() -> Home:
-        if seams.files.size(network_file(home)) is not None:
-            raise Exists(f"{home} belongs to a network already; use another --home for another one")
-        device = keyfile.read_device(seams.files, device_key(home))
-        write_membership(seams.files, home, _membership(coordinator, urls, certificate, device.id))
-        return load_home(seams.files, home, passphrase)
-
-    return await seams.pool.run(keep)
-
-
 class NetworkCalls:
     """What a member may ask about its network. Stateless; calls may run at once."""
 
@@ -200,13 +185,6 @@ class NetworkCalls:
                 expires=answer.expires,
             )
         )
-
-    async def add_device(self, keys: VaultKeys, device: Id, now: float, rights: int = ALL_RIGHTS) -> bytes:
-        """Registers another device of this vault; returns its countersigned certificate."""
-        answer = await self._coordinators.ask(
-            routes.DEVICES, m.DeviceRequest(certificate=certify(keys, device, now, rights))
-        )
-        return answer.certificate
 
     async def revoke(self, *, device: Id | None = None, invite: bytes | None = None) -> None:
         """A device or a node invite counts no more. The vault's keys are not taken back by this."""
