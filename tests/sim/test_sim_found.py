@@ -50,9 +50,9 @@ def test_a_node_with_a_full_disk_stops_when_it_is_told_to(tmp_path: Path) -> Non
     async def tell(loop: VirtualLoop) -> None:
         async with Grid(loop, tmp_path, nodes=3, survive=1) as grid:
             node = grid.nodes[0]
-            node.files.full = True
+            node.disk.full = True
             await grid.stop(node)
-            node.files.full = False
+            node.disk.full = False
             await grid.start(node)
             await grid.until_up(3)
 

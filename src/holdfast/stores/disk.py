@@ -337,8 +337,10 @@ class DiskStore:
             await self._quiet.wait()
         if self._counting is not None:
             await asyncio.wait([self._counting])
-        await self._pool.run(self._changes.finish)
-        self._lock.__exit__(None, None, None)
+        try:
+            await self._pool.run(self._changes.finish)
+        finally:
+            self._lock.__exit__(None, None, None)
 
     def _check_open(self) -> None:
         if self._closed:

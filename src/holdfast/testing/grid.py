@@ -2,15 +2,17 @@
 
 Every process gets its own clock, entropy, threads and network view from the seed, and the wiring of ``assemble``; only
 the disk is real, below a directory of the caller's. What a kill loses is what a process has in memory: its tasks end
-without a goodbye, its connections are reset, its files stay as they are.
+without a goodbye, its connections are reset, its files stay as they are, its open transactions are undone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from holdfast.assemble import Machine, NetworkView, OpenVault, Running
 from holdfast.blob import Buffer
 from holdfast.config import Config
 from holdfast.files import OsFiles, Space
+from holdfast.testing.life import Killed, Life, databases_watched
 from holdfast.testing.loop import VirtualLoop, owned_tasks
 from holdfast.testing.memory_network import MemoryNetwork
 from holdfast.testing.virtual import SeededPool, VirtualClock
@@ -30,29 +33,60 @@ BOOT_S_MAX = 1_000_000
 DISK_BYTES = 1 << 40
 
 
-class UnsyncedFiles(OsFiles):
-    """Files whose syncs cost nothing: a killed process loses no page cache. While ``full``, nothing new fits.
-
-    SQLite writes past it: what is full is the place for blobs and small files.
-    """
+class Disk:
+    """What the disk of a machine is like, over all lives of its process."""
 
     def __init__(self) -> None:
         self.full = False
 
+
+class UnsyncedFiles(OsFiles):
+    """Files whose syncs cost nothing: a killed process loses no page cache. While the disk is full, nothing new fits.
+
+    SQLite writes past it: what is full is the place for blobs and small files.
+    """
+
+    def __init__(self, disk: Disk | None = None, life: Life | None = None) -> None:
+        """``life``: of the process that uses them; once it is over nothing is changed."""
+        self._disk = disk or Disk()
+        self._life = life or Life()
+
     def create(self, path: Path) -> int:
+        self._life.step()
         self._fits(path)
         return super().create(path)
 
     def write(self, descriptor: int, data: Buffer) -> None:
+        self._life.step()
         self._fits(Path("?"))
         super().write(descriptor, data)
 
+    def link(self, source: Path, target: Path) -> bool:
+        self._life.step()
+        return super().link(source, target)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._life.step()
+        super().rename(source, target)
+
+    def unlink(self, path: Path) -> bool:
+        self._life.step()
+        return super().unlink(path)
+
+    def make_directory(self, path: Path, *, durable: bool = True) -> bool:
+        self._life.step()
+        return super().make_directory(path, durable=durable)
+
+    def remove_directory(self, path: Path) -> None:
+        self._life.step()
+        super().remove_directory(path)
+
     def space(self, path: Path) -> Space:
         """The same on every machine and at any time: placement goes by free space, and nodes tell of it."""
-        return Space(DISK_BYTES, 0 if self.full else DISK_BYTES // 2)
+        return Space(DISK_BYTES, 0 if self._disk.full else DISK_BYTES // 2)
 
     def _fits(self, path: Path) -> None:
-        if self.full:
+        if self._disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def sync(self, descriptor: int) -> None:
@@ -71,7 +105,8 @@ class Process:
     role: str
     running: Running | None = None
     clock: VirtualClock | None = None
-    files: UnsyncedFiles = field(default_factory=UnsyncedFiles)
+    disk: Disk = field(default_factory=Disk)
+    life: Life = field(default_factory=Life)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
@@ -107,10 +142,20 @@ class Grid:
         self._machines = 0
         self._operator_home = directory / "operator"
         self._words: list[str] = []
-        self._armed: dict[str, tuple[Process, int, asyncio.Future[None]]] = {}
-        self._files: dict[str, UnsyncedFiles] = {one.name: one.files for one in [self.coordinator, *self.nodes]}
+        self.watch: Callable[[], object] = lambda: None
+        """Called before each step of any process but messages; see ``Life``."""
+        self._disks: dict[str, Disk] = {one.name: one.disk for one in [self.coordinator, *self.nodes]}
+        self._watching = databases_watched()
 
     async def __aenter__(self) -> Grid:
+        self._watching.__enter__()
+        try:
+            return await self._begin()
+        except BaseException:
+            self._watching.__exit__(None, None, None)
+            raise
+
+    async def _begin(self) -> Grid:
         machine = self.machine("coordinator")
         made = await assemble.init_coordinator(
             self.coordinator.data,
@@ -132,32 +177,39 @@ class Grid:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for vault in self._vaults:
-            await vault.close()
-        for process in [*self.nodes, self.coordinator]:
-            if process.running is not None:
-                running, process.running = process.running, None
-                await running.stop()
+        try:
+            for vault in self._vaults:
+                await vault.close()
+            for process in [*self.nodes, self.coordinator]:
+                if process.running is not None:
+                    running, process.running = process.running, None
+                    await running.stop()
+        finally:
+            self._watching.__exit__(None, None, None)
 
-    def machine(self, name: str, clock: VirtualClock | None = None) -> Machine:
+    def machine(self, name: str, clock: VirtualClock | None = None, life: Life | None = None) -> Machine:
         """The seams of one process on the host ``name``."""
         host = self.network.host(name)
         self._machines += 1  # the same entropy twice would be the same keys and nonces twice
         randomness = self.loop.randomness(f"entropy of {name} {self._machines}")
         delays = self.loop.randomness(f"threads of {name} {self._machines}")
+        life = life or Life(self._watch)
 
         def pool(workers: int | None, label: str) -> SeededPool:
-            return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate, ran=lambda: self._ran(name))
+            return SeededPool(self.loop, delays, workers=workers or 4, gate=host.gate, life=life)
 
         clock = clock or VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
-        return Machine(self._files.setdefault(name, UnsyncedFiles()), clock, randomness, host, pool)
+        return Machine(UnsyncedFiles(self._disks.setdefault(name, Disk()), life), clock, randomness, host, pool)
+
+    def _watch(self) -> None:
+        self.watch()
 
     async def add_node(self) -> Process:
         """One more node, joined and running."""
         number = len(self.nodes) + 1
         node = Process(f"node-{number}", self.directory / f"node-{number}", "node")
         self.nodes.append(node)
-        self._files[node.name] = node.files
+        self._disks[node.name] = node.disk
         await self.join(node)
         return node
 
@@ -172,7 +224,9 @@ class Grid:
         assert process.running is None, f"{process.name} runs already"
         host = self.network.host(process.name)
         process.clock = VirtualClock(self.loop, boot_s=self._chance.below(BOOT_S_MAX), gate=host.gate)
-        machine = self.machine(process.name, process.clock)
+        process.life = Life(self._watch)
+        host.machine.sends = process.life.sends
+        machine = self.machine(process.name, process.clock, process.life)
         port = COORDINATOR_PORT if process.role == "coordinator" else NODE_PORT
         listen = ("0.0.0.0", port)  # noqa: S104 - of an in-memory host
         flags = {**self._settings, "advertise": f"http://{process.name}:{port}"}
@@ -185,7 +239,8 @@ class Grid:
             try:
                 await process.running.start()
             except BaseException:
-                await self.kill(process)
+                if process.alive:
+                    await self.kill(process)
                 raise
 
     async def stop(self, process: Process) -> None:
@@ -197,37 +252,44 @@ class Grid:
 
     async def kill(self, process: Process, *, silent: bool = False) -> None:
         """kill -9, also of a paused process; ``silent``: the plug, so that nobody's connection is reset."""
+        await self._bury(process, self._die(process, silent=silent))
+
+    def _die(self, process: Process, *, silent: bool = False) -> Running:
+        """From now on nothing that it does is seen."""
         assert process.running is not None, f"{process.name} is dead already"
         running, process.running = process.running, None
+        process.life.over = True
         self.network.crash(process.name, silent=silent)
         if self.network.is_paused(process.name):
-            self.network.resume(process.name)  # what its threads have begun is done
+            self.network.resume(process.name)  # what its threads have begun comes to an end, and changes nothing
+        return running
+
+    async def _bury(self, process: Process, running: Running) -> None:
+        """Takes away what is left of it in memory."""
         tasks = [task for task in process.tasks if not task.done()]
         process.tasks.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await running.abandon()
+        with contextlib.suppress(Killed):
+            await running.abandon()
 
     def kill_after(self, process: Process, steps: int) -> asyncio.Future[None]:
-        """kill -9 after so many more pieces of blocking work of the process: files, ledger, database.
+        """kill -9 instead of the process's ``steps``-th step from now (see ``Life``).
 
-        Whoever asked for the last one never hears that it was done. Ends when the process is dead; cancel it to call
-        the kill off.
+        Ends when the process is dead; cancel it to call the kill off.
         """
         end: asyncio.Future[None] = self.loop.create_future()
-        self._armed[process.name] = (process, steps, end)
-        return end
+        life = process.life
 
-    def _ran(self, name: str) -> None:
-        process, steps, end = self._armed.pop(name, (None, 0, None))
-        if process is None or end is None or end.done() or not process.alive:
-            return
-        if steps > 1:
-            self._armed[name] = (process, steps - 1, end)
-            return
-        task = self.loop.create_task(self.kill(process))
-        task.add_done_callback(lambda _: None if end.done() else end.set_result(None))
+        def die() -> None:
+            burial = self._bury(process, self._die(process))
+            task = self.loop.create_task(burial, context=contextvars.Context())  # not one of its own tasks
+            task.add_done_callback(lambda _: None if end.done() else end.set_result(None))
+
+        life.end_in(steps, die)
+        end.add_done_callback(lambda _: life.call_off(die))
+        return end
 
     async def add_device(self, host: str) -> Path:
         """Another device of the operator's vault, on a host of its own; its home, for ``vault``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ class Host:
         """Bytes per second that all its links to others carry together, each way; None: as their own say."""
         self.free_at = [0.0, 0.0]  # when what was sent, and what came, is through
         self.connections: dict[MemoryTransport, None] = {}  # in the order of their making
+        self.sends: Callable[[], object] = lambda: None
+        """Called before anything is written to a connection."""
 
 
 class Link:

@@ -276,6 +276,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if self._end_written:
             raise RuntimeError("Cannot call write() after write_eof()")
+        self.host.sends()
         if self._broken is not None:
             self.lose(self._broken)
         if self._closing or self._mute or not data:

@@ -303,7 +303,7 @@ class Faults:
                 await self._grid.start(process)
                 break
             except HoldfastError as error:
-                if not process.files.full:
+                if not process.disk.full:
                     raise Broken(f"{process.name} does not start: {error.detail}") from error
             await asyncio.sleep(START_AGAIN_S)
         del self._taken[process.name]
@@ -363,13 +363,13 @@ class Faults:
 
     def _fill(self) -> Coroutine[Any, Any, None] | None:
         node = self._grid.nodes[self._chance.below(len(self._grid.nodes))]
-        return None if node.files.full else self._full(node, span(self._chance))
+        return None if node.disk.full else self._full(node, span(self._chance))
 
     async def _full(self, node: Process, seconds: float) -> None:
         self._say("full", node.name, seconds)
-        node.files.full = True
+        node.disk.full = True
         await self._for(seconds)
-        node.files.full = False
+        node.disk.full = False
 
     def _flip(self) -> Coroutine[Any, Any, None] | None:
         return self._rot()

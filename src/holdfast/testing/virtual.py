@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from holdfast.clock import Randomness
+from holdfast.testing.life import Killed, Life
 from holdfast.testing.loop import VirtualLoop
 
 P = ParamSpec("P")
@@ -95,11 +96,11 @@ class SeededPool:
         workers: int = 4,
         delay_s_max: float = POOL_DELAY_S_MAX,
         gate: Gate | None = None,
-        ran: Callable[[], object] = lambda: None,
+        life: Life | None = None,
     ) -> None:
-        """``ran`` is called each time a function has run, before its caller hears of it."""
+        """``life``: of the process whose threads these are."""
         self._loop = loop
-        self._ran = ran
+        self._life = life or Life()
         self._randomness = randomness
         self._gate = gate or Gate()
         self._free_at = [0.0] * workers
@@ -114,14 +115,17 @@ class SeededPool:
         future: asyncio.Future[T] = self._loop.create_future()
 
         def execute() -> None:
-            try:
-                result = function(*args, **kwargs)
-            except Exception as error:
-                self._ran()
-                future.set_exception(error)
-            else:
-                self._ran()
-                future.set_result(result)
+            with self._life.at_work():
+                try:
+                    result = function(*args, **kwargs)
+                except Killed as end:
+                    future.set_exception(end)
+                except Exception as error:
+                    self._life.ended()
+                    future.set_exception(error)
+                else:
+                    self._life.ended()
+                    future.set_result(result)
 
         at = max(self._loop.time(), self._free_at[0]) + self._randomness.random() * self.delay_s_max
         heapq.heapreplace(self._free_at, at)
