@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.errors import NotFound, Unavailable
 from holdfast.testing.grid import Grid
 from holdfast.testing.loop import VirtualLoop, run
 
@@ -55,5 +56,27 @@ def test_a_node_with_a_full_disk_stops_when_it_is_told_to(tmp_path: Path) -> Non
             node.disk.full = False
             await grid.start(node)
             await grid.until_up(3)
+
+    run(tell, seed=1, limit_s=7200)
+
+
+def test_a_put_that_failed_is_not_done_later_by_a_coordinator_that_was_restarted(tmp_path: Path) -> None:
+    """What a node holds that was empty when it joined was put in this network: no device must bring its names back."""
+
+    async def tell(loop: VirtualLoop) -> None:
+        async with Grid(loop, tmp_path, nodes=3, survive=1) as grid:
+            await grid.kill(grid.coordinator)
+            await grid.start(grid.coordinator)
+            await grid.until_up(3)
+            vault = await grid.vault()
+            for node in grid.nodes[1:]:
+                grid.network.partition("laptop", node.name)
+            with pytest.raises(Unavailable, match="only 1 of 2 copies"):
+                await vault.put(b"never acknowledged", "name")
+            with pytest.raises(NotFound):
+                await vault.delete("name")
+            await asyncio.sleep(600)
+            with pytest.raises(NotFound):
+                await vault.read("name", fresh=True)
 
     run(tell, seed=1, limit_s=7200)

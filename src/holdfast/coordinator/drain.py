@@ -16,6 +16,7 @@ from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts
 from holdfast.errors import Conflict, NotFound
 from holdfast.metadata import queries_repair
+from holdfast.metadata.tables import NEVER_READ
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call
 
@@ -69,7 +70,7 @@ class Orders:
         packs_then = await state.database.run(_remove, node.number)
         node.word, node.dirty = "removed", True
         state.beliefs.of_node.pop(node.number, None)
-        node.read_sequence = 0
+        node.read_sequence = NEVER_READ
         self._repair.reconsider(packs_then)
         state.changed(True)
         self._counts.forget()

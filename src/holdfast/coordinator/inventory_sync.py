@@ -26,7 +26,7 @@ from holdfast.coordinator.state import State
 from holdfast.coordinator.transaction import Moves
 from holdfast.errors import HoldfastError, Unavailable
 from holdfast.metadata import queries_members, queries_packs, queries_repair
-from holdfast.metadata.tables import PackState
+from holdfast.metadata.tables import NEVER_READ, PackState
 from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.http import Target
@@ -159,13 +159,12 @@ class InventorySync:
         self._changed = changed
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS_MAX)
-        self._began_empty: set[int] = set()  # nodes that were heard of before they held anything
         self._late: set[int] = set()  # nodes that are read for the first time, in this network or since a recovery
 
     def heard(self, node: Node) -> None:
         """After each heartbeat, in constant time: begins to read if something is new."""
-        if not node.sequence:
-            self._began_empty.add(node.number)
+        if not node.sequence and node.read_sequence == NEVER_READ:
+            node.read_sequence = 0  # it begins empty, so that what comes was put in this network
         if node.number in self._reading or not self._state.registry.answers(node):
             return
         belief = self._state.beliefs.of_node.get(node.number)
@@ -225,7 +224,7 @@ class InventorySync:
     async def _try(self, node: Node) -> None:
         try:
             async with self._readers:
-                if node.read_sequence == 0 and node.number not in self._began_empty:
+                if node.read_sequence == NEVER_READ:
                     self._late.add(node.number)
                 await self._read(node)
         except HoldfastError as error:
@@ -238,10 +237,12 @@ class InventorySync:
         belief = state.beliefs.of_node.get(node.number)
         if belief is None:
             belief, _ = await self._load(node)
+            if not node.read_sequence:
+                await self._note(node, [], read_up_to=0)  # also for a coordinator that is started again
         sequence, root = node.sequence, node.root
         back = sequence < node.read_sequence
         while not back and sequence != node.read_sequence:
-            page = await self._page(node, after=node.read_sequence)
+            page = await self._page(node, after=max(node.read_sequence, 0))
             sequence, root = page.sequence, page.root
             back = sequence < node.read_sequence
             if not back:

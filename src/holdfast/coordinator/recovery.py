@@ -23,7 +23,7 @@ from holdfast.codec.refs import RefKind, etag, parse_keep_list, parse_record
 from holdfast.coordinator.survey import Asked, Survey
 from holdfast.errors import BadConfig, Unavailable
 from holdfast.metadata import queries_members, queries_packs, queries_recovery, queries_refs, queries_repair
-from holdfast.metadata.tables import PackState
+from holdfast.metadata.tables import NEVER_READ, PackState
 
 RECENT_S = 3600.0
 """Packs of names committed within so long before the end of what is known are read by a device, too."""
@@ -280,7 +280,7 @@ def _merge_packs(
         _place(connection, number, survey.nodes[id_], known)
     for id_, row in ((Id(row.id), row) for row in queries_members.all_nodes(connection)):
         if id_ not in nodes and row.word != "removed":
-            queries_repair.read_up_to(connection, row.number, 0)  # it is read from the beginning when it is back
+            queries_repair.read_up_to(connection, row.number, NEVER_READ)  # it is read from the beginning when it is back
     return list(made.values())
 
 

@@ -15,6 +15,7 @@ from holdfast.auth.identity import Id
 from holdfast.clock import Clock
 from holdfast.coordinator.placement import Site
 from holdfast.coordinator.settings import CoordinatorSettings
+from holdfast.metadata.tables import NEVER_READ
 from holdfast.wire.messages import NodeState
 
 PLANNED_S = 120.0
@@ -51,7 +52,7 @@ class Node:
     heard: float | None = None
     silent_since: float = 0.0
     why_unreachable: str = ""
-    read_sequence: int = 0  # its inventory is on record up to here
+    read_sequence: int = NEVER_READ  # its inventory is on record up to here
     agreed: bool = True  # what it holds is what is on record, as far as known
     doubted: float = 0.0  # monotonic: since when it is not agreed
     word_until: float = 0.0  # slow: when maintenance ends
@@ -96,7 +97,7 @@ class Registry:
 
     def hear(self, node: Node) -> None:
         """A heartbeat came. Who was away is believed again once its inventory agrees with what is on record."""
-        if node.agreed and (node.sequence or node.read_sequence) and self.hearing(node) in ("down", "out"):
+        if node.agreed and (node.sequence or node.read_sequence > 0) and self.hearing(node) in ("down", "out"):
             node.agreed, node.doubted = False, self.look()
         node.heard = self.look()
         node.seen = self._clock.now()

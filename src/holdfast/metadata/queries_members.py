@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
-from holdfast.metadata.tables import devices, invite_uses, invites, meta, nodes, vaults
+from holdfast.metadata.tables import NEVER_READ, devices, invite_uses, invites, meta, nodes, vaults
 from holdfast.metadata.together import Question, among, post
 
 _BYTES_USED = select(vaults.c.number, vaults.c.used).where(among(vaults.c.number))
@@ -40,7 +40,8 @@ def all_nodes(connection: Connection) -> Sequence[Any]:
 
 def add_node(connection: Connection, facts: Mapping[str, Any]) -> int:
     """The new node's number."""
-    return int(connection.execute(insert(nodes).returning(nodes.c.number), facts).scalar_one())
+    row = {"read_sequence": NEVER_READ, **facts}
+    return int(connection.execute(insert(nodes).returning(nodes.c.number), row).scalar_one())
 
 
 def change_nodes(connection: Connection, changes: Iterable[Mapping[str, Any]]) -> None:

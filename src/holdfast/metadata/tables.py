@@ -29,6 +29,10 @@ Number = BigInteger().with_variant(Integer(), "sqlite")
 """A row's number; on SQLite it must be INTEGER to be the row id itself."""
 
 
+NEVER_READ = -1
+"""``nodes.read_sequence`` of a node that may hold what was put in another life of the network."""
+
+
 class PackState(enum.IntEnum):
     """The life of a pack (docs/design.md, 6), in the order it is lived; released packs may become live again."""
 
@@ -91,7 +95,7 @@ nodes = Table(
     Column("blobs", Number, nullable=False),
     Column("root", LargeBinary(16), nullable=False),
     Column("seen", Float, nullable=False),  # wall
-    Column("read_sequence", Number, nullable=False, server_default="0"),  # its inventory is known up to here
+    Column("read_sequence", Number, nullable=False, server_default="0"),  # its inventory is known up to here; NEVER_READ
     Column("word_until", Float, nullable=False, server_default="0"),  # slow: when maintenance ends
 )
 

@@ -387,7 +387,7 @@ class _Run:
             try:
                 content = await client.vault.read(name.path, version=version)
             except errors.NotFound:
-                if version == name.version and name.certain == name.versions[version] and not name.maybe:
+                if version == name.present and not name.maybe:
                     raise Broken(f"{name.path}: its present version {version} is not found") from None
                 return
             if content != name.versions[version]:

@@ -7,6 +7,7 @@ of every pack stays somewhere.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from holdfast.blob import Digest
 from holdfast.clock import Randomness
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NoSpace
 from holdfast.metadata.dialects import postgresql_engine
 from holdfast.metadata.tables import PackState
 from holdfast.testing.grid import Grid, Process
@@ -40,6 +41,13 @@ def pick(weighted: Sequence[tuple[int, T]], chance: Randomness) -> T:
         if at < 0:
             return value
     raise AssertionError("weights are positive")
+
+
+def _for_want_of_space(error: BaseException) -> bool:
+    """Is this, or what it came from, a full disk's word? By now it may have room again."""
+    while error.__cause__ is not None and not isinstance(error, NoSpace):
+        error = error.__cause__
+    return isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
 
 
 def span(chance: Randomness) -> float:
@@ -303,7 +311,7 @@ class Faults:
                 await self._grid.start(process)
                 break
             except HoldfastError as error:
-                if not process.disk.full:
+                if not _for_want_of_space(error):
                     raise Broken(f"{process.name} does not start: {error.detail}") from error
             await asyncio.sleep(START_AGAIN_S)
         del self._taken[process.name]

@@ -35,6 +35,9 @@ class Name:
         self.versions: dict[int, bytes] = {}
         """What is known of its acknowledged versions."""
         self.version = 0
+        """The highest that was acknowledged and told."""
+        self.present: int | None = None
+        """The version that ``certain`` is, where its acknowledgement told it."""
         self.changes = 0
         """Rises when a write begins and when it ends."""
         self.busy = asyncio.Lock()
@@ -56,6 +59,7 @@ class Name:
         """It was acknowledged."""
         self.certain = content
         self.maybe.clear()
+        self.present = version
         if version is not None:
             if version <= self.version:
                 raise Broken(f"{self.path}: version {version} was acknowledged after version {self.version}")

@@ -451,12 +451,8 @@ class Uploader:
         return groups
 
     async def _commit(self, groups: list[Group]) -> None:
-        new = {
-            pending.digest: self._sent[pending.digest]
-            for group in groups
-            for pending in group.needs
-            if pending.digest in self._sent
-        }
+        needed = {pending.digest for group in groups for pending in group.needs}
+        new = {digest: self._sent[digest] for digest in sorted(needed) if digest in self._sent}
         drafts = [draft for group in groups for draft in group.drafts]
         keeps = list(dict.fromkeys(draft.keep for draft in drafts))
         large = sum(map(len, keeps)) > self._settings.commit_bytes // 2
