@@ -280,7 +280,7 @@ def _merge_packs(
         _place(connection, number, survey.nodes[id_], known)
     for id_, row in ((Id(row.id), row) for row in queries_members.all_nodes(connection)):
         if id_ not in nodes and row.word != "removed":
-            queries_repair.read_up_to(connection, row.number, NEVER_READ)  # it is read from the beginning when it is back
+            queries_repair.read_up_to(connection, row.number, NEVER_READ)  # when it is back, all is read
     return list(made.values())
 
 

@@ -95,7 +95,7 @@ nodes = Table(
     Column("blobs", Number, nullable=False),
     Column("root", LargeBinary(16), nullable=False),
     Column("seen", Float, nullable=False),  # wall
-    Column("read_sequence", Number, nullable=False, server_default="0"),  # its inventory is known up to here; NEVER_READ
+    Column("read_sequence", Number, nullable=False, server_default="0"),  # known up to here; NEVER_READ
     Column("word_until", Float, nullable=False, server_default="0"),  # slow: when maintenance ends
 )
 
