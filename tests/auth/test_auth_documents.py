@@ -142,3 +142,12 @@ def test_a_key_that_is_no_point_verifies_nothing() -> None:
 def test_secrets_are_not_shown() -> None:
     assert ALICE.seed().hex() not in repr(ALICE)
     assert str(ALICE.seed()) not in repr(ALICE)
+
+
+@pytest.mark.parametrize("field", ["size", "sequence", "time"])
+@pytest.mark.parametrize("value", [-1, 1 << 63, 1 << 200])
+def test_numbers_are_those_that_databases_hold(field: str, value: int) -> None:
+    fields = {"node": bytes(NODE.id), "store": b"s" * 16, "digest": bytes(32), "size": 0, "sequence": 1, "time": 1}
+    body = canonical(["holdfast/receipt", 1, {**fields, field: value}])
+    with pytest.raises(BadRequest):
+        open_signed(Receipt, canonical([body, NODE.sign(body)]), NODE.id)

@@ -5,7 +5,7 @@ Revocation counts on serials: heartbeat answers carry the revocation serial, and
 
 from __future__ import annotations
 
-from holdfast.auth.documents import Document, open_signed, read
+from holdfast.auth.documents import Count, Document, open_signed, read
 from holdfast.auth.identity import Id, verify
 from holdfast.errors import BadRequest, Denied
 
@@ -20,8 +20,8 @@ class Certificate(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     vault: Id
     device: Id
-    rights: int
-    not_after: int
+    rights: Count
+    not_after: Count
 
 
 class Countersigned(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,7 +30,7 @@ class Countersigned(Document, frozen=True, kw_only=True, forbid_unknown_fields=T
     KIND = "countersigned"
 
     certificate: bytes
-    serial: int
+    serial: Count
 
 
 def open_certificate(envelope: bytes) -> Certificate:

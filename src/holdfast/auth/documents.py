@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import cbor2
 import msgspec
@@ -19,6 +19,9 @@ from holdfast.blob import Digest
 from holdfast.errors import BadRequest, Denied
 
 DOCUMENT_BYTES_MAX = 16 << 10
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""A number in a document or message: no larger than what databases and formats hold."""
 
 T = TypeVar("T", bound="Document")
 

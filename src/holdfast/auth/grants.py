@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from holdfast.auth.documents import Document
+from holdfast.auth.documents import Count, Document
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 
@@ -27,11 +27,11 @@ class Grant(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vault: Id
     subject: Id
     digests: tuple[Digest, ...] = ()
-    budget: int = 0
-    sequence: int = 0
-    epoch: int
-    commit: int
-    expires: int
+    budget: Count = 0
+    sequence: Count = 0
+    epoch: Count
+    commit: Count
+    expires: Count
 
 
 class Receipt(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,6 +42,6 @@ class Receipt(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     node: Id
     store: bytes
     digest: Digest
-    size: int
-    sequence: int
-    time: int
+    size: Count
+    sequence: Count
+    time: Count

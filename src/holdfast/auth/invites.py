@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from holdfast.auth.documents import canonical, plain, typed, uncanonical
+from holdfast.auth.documents import Count, canonical, plain, typed, uncanonical
 from holdfast.auth.identity import Id
 from holdfast.clock import Randomness
 from holdfast.errors import BadRequest, Denied
@@ -38,8 +38,8 @@ class Invite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     urls: tuple[str, ...]
     role: Role
     secret: bytes
-    uses: int
-    expires: int
+    uses: Count
+    expires: Count
 
     def __repr__(self) -> str:
         return f"Invite({self.role}, {self.id.hex()}, secret not shown)"

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
+from holdfast.auth.documents import Count
 from holdfast.auth.identity import Id
 from holdfast.blob import Digest
-from holdfast.wire.messages import HAS_DIGESTS_MAX, PAGE_MAX, Answer, Count, Request
+from holdfast.wire.messages import HAS_DIGESTS_MAX, PAGE_MAX, Answer, Request
 
 MANIFEST_BYTES_MAX = 32 << 20
 PULL_WAIT_S_MAX = 30.0

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
+from holdfast.auth.documents import Count
 from holdfast.auth.identity import Id
 from holdfast.auth.invites import Role
 from holdfast.blob import Digest
@@ -26,7 +27,6 @@ HAS_DIGESTS_MAX = 4096
 NodeState: TypeAlias = Literal["up", "suspect", "down", "out", "draining", "maintenance", "read-only", "unreachable"]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 Url: TypeAlias = Annotated[str, Meta(min_length=8, max_length=512)]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Copies: TypeAlias = Annotated[int, Meta(ge=1, le=256)]
 
 
@@ -495,7 +495,7 @@ class PolicyChange(Request, frozen=True, kw_only=True):
     """``version``: that of the policy which is to change (a precondition)."""
 
     survive: Annotated[int, Meta(ge=0, le=64)]
-    version: int
+    version: Count
 
 
 class PackCounts(Answer, frozen=True, kw_only=True):
