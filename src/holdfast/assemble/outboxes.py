@@ -59,16 +59,27 @@ async def _open(
     pool: Pool,
     machine: Machine,
     deliver: Mapping[str, Deliver],
-    http: HttpDelivery,
+    http: HttpClient | None = None,
 ) -> HomeOutbox:
+    """``http`` reaches holdfast nodes; without it what waits for them goes on waiting."""
+    settings = config.section(OutboxSettings)
+    delivery = HttpDelivery(
+        ForeignHttp(network=machine.network),
+        clock=machine.clock,
+        randomness=machine.randomness,
+        files=machine.files,
+        pool=pool,
+        nodes=None if http is None else NodeDelivery(http, machine.clock),
+        content_bytes_max=settings.body_bytes_max,
+    )
     thread = machine.pool(1, "outbox")
     try:
         opened = await HomeOutbox.open(
             outbox_path(home),
             seed=device.seed(),
             deliver=deliver,
-            http=http,
-            settings=config.section(OutboxSettings),
+            http=delivery,
+            settings=settings,
             clock=machine.clock,
             randomness=machine.randomness,
             files=machine.files,
@@ -78,7 +89,7 @@ async def _open(
         )
     except BaseException:
         thread.close()
-        await http.close()
+        await delivery.close()
         raise
     assert isinstance(opened, HomeOutbox), "open makes what it is called on"
     opened.thread = thread
@@ -91,16 +102,7 @@ def outbox_door(
     """Of a home, or of a node's directory: opened when it is needed; delivers to holdfast nodes with its key."""
 
     async def make(deliver: Mapping[str, Deliver]) -> Outbox:
-        delivery = HttpDelivery(
-            ForeignHttp(network=machine.network),
-            clock=machine.clock,
-            randomness=machine.randomness,
-            files=machine.files,
-            pool=pool,
-            nodes=NodeDelivery(http, machine.clock),
-            content_bytes_max=body_bytes_max,
-        )
-        return await _open(home, device, config, pool, machine, deliver, delivery)
+        return await _open(home, device, config, pool, machine, deliver, http)
 
     body_bytes_max = config.section(OutboxSettings).body_bytes_max
     return OutboxDoor(
@@ -179,15 +181,8 @@ async def open_outbox(
     else:
         device = layout.open_node(data, files=machine.files).identity
     pool = machine.pool(2, "outbox")
-    http = HttpDelivery(
-        ForeignHttp(network=machine.network),
-        clock=machine.clock,
-        randomness=machine.randomness,
-        files=machine.files,
-        pool=pool,
-    )
     try:
-        opened = await _open(path, device, Config.load(path), pool, machine, {}, http)
+        opened = await _open(path, device, Config.load(path), pool, machine, {})
     except BaseException:
         pool.close()
         raise

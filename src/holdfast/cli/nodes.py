@@ -6,16 +6,13 @@ import click
 
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.nodes_orders import ORDERS
-from holdfast.cli.verb import VerbGroup
+from holdfast.cli.verb import ListingGroup
 from holdfast.cli.words import size_words, span_words, table, visible
 
 
-@click.group("nodes", cls=VerbGroup, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("nodes", cls=ListingGroup)
+def command() -> None:
     """The machines that keep data."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(ls)
 
 
 for order in ORDERS:

@@ -10,7 +10,7 @@ import click
 
 from holdfast.cli.invocation import Invocation, current
 from holdfast.cli.outbox_orders import ORDERS
-from holdfast.cli.verb import VerbGroup
+from holdfast.cli.verb import ListingGroup
 from holdfast.cli.words import count_words, size_words, span_words, table, time_words, visible
 from holdfast.errors import NotFound, UsageError
 
@@ -22,12 +22,9 @@ ROWS_MAX = 1000
 """Lines of ``ls`` for a person; ``--json`` lists all."""
 
 
-@click.group("outbox", cls=VerbGroup, invoke_without_command=True)
-@click.pass_context
-def command(ctx: click.Context) -> None:
+@click.group("outbox", cls=ListingGroup)
+def command() -> None:
     """Writes that wait for the network, conflicts, and what was refused."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(ls)
 
 
 for order in ORDERS:

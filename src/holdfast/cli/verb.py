@@ -104,6 +104,17 @@ class VerbGroup(click.Group):
         self.params += global_flags(hidden=True)
 
 
+class ListingGroup(VerbGroup):
+    """A group that does its ``ls``, without options, when no verb of it is named."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, invoke_without_command=True, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        done = super().invoke(ctx)
+        return ctx.invoke(self.commands["ls"]) if ctx.invoked_subcommand is None else done
+
+
 class LazyGroup(click.Group):
     """Verbs are imported when they are used; ``verbs`` maps each to its module and its line in the help."""
 

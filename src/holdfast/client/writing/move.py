@@ -10,25 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from holdfast.client.names.drafts import Draft, Present, tombstone
 from holdfast.client.names.names import Found, Names, places
 from holdfast.client.reading.content import ContentReader
 from holdfast.client.writing.changes import Changes
-from holdfast.client.writing.put import PutOptions, directory_draft, prepare_over
+from holdfast.client.writing.new_name import AT_ONCE, NewNames, Step
+from holdfast.client.writing.put import PutOptions
 from holdfast.client.writing.uploader import Uploader
 from holdfast.codec.refs import Ref, RefKind
 from holdfast.errors import BadRequest, Conflict, HoldfastError, PacksGone, Unavailable
-
-AT_ONCE = 32
-"""Names whose recipes are looked for, or directories that are looked into, side by side."""
-
-
-class _Step(NamedTuple):
-    found: Found
-    path: str
-    there: Present | None
 
 
 class Mover:
@@ -45,9 +36,7 @@ class Mover:
     ) -> None:
         """``options``: what may be replaced at the new name. ``moved`` hears each old name that has moved."""
         self._names = names
-        self._content = content
-        self._options = options
-        self._now = now
+        self._new = NewNames(content, options, now)
         self._made = Changes(uploader)
         self._moved = Changes(uploader, moved)
 
@@ -59,11 +48,10 @@ class Mover:
             raise BadRequest(f"{old} and {new}: one lies in the other; move it to another place")
         found = await self._names.find(old, fresh=True)
         there = await self._names.find_any(new, fresh=True)
-        step = _Step(found, new, None if there is None else Present.of(there.ref))
-        now = int(self._now() * 1e9)
-        above = [directory_draft(path, self._options.survive, now) for path in ancestors]
+        step = Step(found, new, None if there is None else Present.of(there.ref))
+        above = self._new.above(ancestors)
         if found.ref.clear.kind is RefKind.DIRECTORY:
-            if self._options.if_match is not None:
+            if self._new.options.if_match is not None:
                 raise BadRequest("if_match is for a file, not for a directory")
             await self._tree(step, above)
         else:
@@ -76,27 +64,24 @@ class Mover:
     def _failed(self) -> list[tuple[str, HoldfastError]]:
         return [*self._made.failed, *self._moved.failed]
 
-    async def _draft(self, step: _Step) -> Draft | None:
+    async def _draft(self, step: Step) -> Draft | None:
         """The new name's, ready to be sent; None if it may not be, which is kept as a failure."""
         try:
-            draft = await self._content.draft(step.found, step.path)
-            draft.rule = self._options.rule
-            prepare_over(draft, step.there, self._options)
+            return await self._new.draft(step)
         except HoldfastError as error:
             self._moved.failed.append((step.found.ref.sealed.path, error))
             return None
-        return draft
 
-    async def _move(self, step: _Step, above: Sequence[Draft] = ()) -> None:
+    async def _move(self, step: Step, above: Sequence[Draft] = ()) -> None:
         draft = await self._draft(step)
         if draft is not None:
             await self._moved.add(draft.path, [*above, draft, self._end_of(step.found.ref, exact=True)])
 
     def _end_of(self, ref: Ref, *, exact: bool) -> Draft:
-        survive = self._options.survive
-        return tombstone(ref.sealed.path, ref.clear.version, ref.etag, survive, self._now(), exact=exact)
+        survive = self._new.options.survive
+        return tombstone(ref.sealed.path, ref.clear.version, ref.etag, survive, self._new.now(), exact=exact)
 
-    async def _tree(self, top: _Step, above: Sequence[Draft]) -> None:
+    async def _tree(self, top: Step, above: Sequence[Draft]) -> None:
         old = top.found.ref.sealed.path
         level, levels = [top], list[list[Ref]]()
         while level:
@@ -110,7 +95,7 @@ class Mover:
         while levels and not self._failed():
             await self._end(levels.pop())
 
-    async def _make(self, step: _Step, above: Sequence[Draft]) -> None:
+    async def _make(self, step: Step, above: Sequence[Draft]) -> None:
         """A directory at its new name; one that is there already is left as it is."""
         if step.there is not None and step.there.kind is RefKind.DIRECTORY:
             return
@@ -119,20 +104,20 @@ class Mover:
             draft.ancestor = True  # that somebody else makes it meanwhile is no conflict
             await self._made.add(step.found.ref.sealed.path, [*above, draft])
 
-    async def _inside(self, level: Sequence[_Step], cut: int, new: str) -> list[_Step]:
+    async def _inside(self, level: Sequence[Step], cut: int, new: str) -> list[Step]:
         """Moves the files and links of a level's directories; the directories in them."""
-        following: list[_Step] = []
+        following: list[Step] = []
         for step in level:
             is_directory = step.there is not None and step.there.kind is RefKind.DIRECTORY
             remote = await self._names.clear_listing(step.path) if is_directory else {}
             async for entries, page in self._names.listing(step.found.ref.sealed.path):
                 held = places(page.packs, page.nodes)
-                steps: list[_Step] = []
+                steps: list[Step] = []
                 for ref, record in entries:
                     path = new + ref.sealed.path[cut:]
                     there = remote.get(self._names.tag(path))
                     (following if ref.clear.kind is RefKind.DIRECTORY else steps).append(
-                        _Step(Found(ref, record, b"", held), path, there)
+                        Step(Found(ref, record, b"", held), path, there)
                     )
                 for start in range(0, len(steps), AT_ONCE):
                     await asyncio.gather(*(self._move(one) for one in steps[start : start + AT_ONCE]))

@@ -9,26 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple
 
 from holdfast.blob import Digest
 from holdfast.client.names.drafts import Draft, Present
 from holdfast.client.names.names import Found, Names, Thrown
 from holdfast.client.reading.content import ContentReader
 from holdfast.client.writing.changes import Changes
-from holdfast.client.writing.put import PutOptions, directory_draft, prepare_over
+from holdfast.client.writing.new_name import AT_ONCE, NewNames, Step
+from holdfast.client.writing.put import PutOptions
 from holdfast.client.writing.uploader import Uploader
 from holdfast.codec.refs import RefKind
 from holdfast.errors import BadRequest, HoldfastError, NotFound, PacksGone, Unavailable
-
-AT_ONCE = 32
-"""Names whose recipes are looked for side by side."""
-
-
-class _Step(NamedTuple):
-    found: Found
-    path: str
-    there: Present | None
 
 
 class Restorer:
@@ -45,9 +36,7 @@ class Restorer:
     ) -> None:
         """``options``: what may be replaced. ``restored`` hears each name that is back."""
         self._names = names
-        self._content = content
-        self._options = options
-        self._now = now
+        self._new = NewNames(content, options, now)
         self._changes = Changes(uploader, restored)
 
     async def restore(self, old: str, version: int | None, new: str, ancestors: Sequence[str]) -> int:
@@ -63,9 +52,8 @@ class Restorer:
         else:
             found = await self._newest(old)
         there = present if old == new else await self._names.find_any(new, fresh=True)
-        step = _Step(found, new, None if there is None else Present.of(there.ref))
-        now = int(self._now() * 1e9)
-        above = [directory_draft(path, self._options.survive, now) for path in ancestors]
+        step = Step(found, new, None if there is None else Present.of(there.ref))
+        above = self._new.above(ancestors)
         is_directory = found.ref.clear.kind is RefKind.DIRECTORY
         if not (is_directory and step.there is not None and step.there.kind is RefKind.DIRECTORY):
             await self._bring(step, above)
@@ -84,11 +72,9 @@ class Restorer:
                     return Found(ref, kept.record, b"", {})
         raise NotFound(f"nothing of {path!r} is kept any more: history keeps what was deleted for 7 days")
 
-    async def _bring(self, step: _Step, above: Sequence[Draft] = ()) -> None:
+    async def _bring(self, step: Step, above: Sequence[Draft] = ()) -> None:
         try:
-            draft = await self._content.draft(step.found, step.path)
-            draft.rule = self._options.rule
-            prepare_over(draft, step.there, self._options)
+            draft = await self._new.draft(step)
         except HoldfastError as error:
             self._changes.failed.append((step.path, error))
             return
@@ -100,13 +86,13 @@ class Restorer:
         while level:
             following: list[str] = []
             for directory in level:
-                batch: list[_Step] = []
+                batch: list[Step] = []
                 async for thrown in self._names.trash(directory):
                     path = thrown.kept.sealed.path
                     if thrown.kept.clear.kind is RefKind.DIRECTORY:
                         following.append(path)
                     there = Present.of(thrown.tombstone) if old == new else None
-                    batch.append(_Step(Found(thrown.kept, thrown.record, b"", {}), new + path[len(old) :], there))
+                    batch.append(Step(Found(thrown.kept, thrown.record, b"", {}), new + path[len(old) :], there))
                     if len(batch) == AT_ONCE:
                         await asyncio.gather(*(self._bring(step) for step in batch))
                         batch.clear()
