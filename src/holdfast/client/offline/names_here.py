@@ -97,6 +97,17 @@ class NamesHere(Names):
 
     async def marked(self, directory: str) -> AsyncIterator[list[Marked]]:
         """The entries of a directory, in pages; Unavailable if the coordinator does not answer and none is known."""
+        async for entries, _ in self._pages_here(directory):
+            yield entries
+
+    async def listing(self, directory: str) -> AsyncIterator[tuple[list[tuple[Ref, bytes]], m.RefPage]]:
+        """As ``Names.listing``; of what was not listed by the coordinator no places are brought."""
+        async for entries, page in self._pages_here(directory):
+            yield [(one.ref, one.record) for one in entries], page
+
+    async def _pages_here(self, directory: str) -> AsyncIterator[tuple[list[Marked], m.RefPage]]:
+        """Pages of ``marked``, each with that of the coordinator: it brings places, so nobody need ask for them."""
+        nothing = m.RefPage(records=[])
         waiting = await self.queued.inside(directory)
         hidden = {path for path, one in waiting.items() if self._offline or not one.conflict}
 
@@ -112,9 +123,9 @@ class NamesHere(Names):
         begun = False
         try:
             if not self._offline:
-                async for page, _ in super().listing(directory):
+                async for entries, page in super().listing(directory):
                     begun = True
-                    yield shown([Marked(ref, record) for ref, record in page])
+                    yield shown([Marked(ref, record) for ref, record in entries]), page
         except Unavailable:
             if begun:
                 raise
@@ -122,19 +133,15 @@ class NamesHere(Names):
             remembered = await self._seen_in(directory)
             if not remembered and not waiting:
                 raise
-            yield shown(remembered)
+            yield shown(remembered), nothing
         if self._offline:
-            yield shown(await self._seen_in(directory))
-        yield [
+            yield shown(await self._seen_in(directory)), nothing
+        queued = [
             Marked(one.ref, one.change.record, queued=one.entry.sequence, conflict=one.conflict)
             for path, one in waiting.items()
             if path in hidden and one.ref.clear.kind is not RefKind.TOMBSTONE
         ]
-
-    async def listing(self, directory: str) -> AsyncIterator[tuple[list[tuple[Ref, bytes]], m.RefPage]]:
-        """As ``Names.listing``; who holds the packs is asked when it is needed."""
-        async for page in self.marked(directory):
-            yield [(one.ref, one.record) for one in page], m.RefPage(records=[])
+        yield queued, nothing
 
     async def history(self, path: str) -> list[tuple[Ref, m.RefVersion]]:
         """As ``Names.history``; offline what was seen last and what waits, newest first, as far as that goes."""
