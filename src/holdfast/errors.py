@@ -96,6 +96,10 @@ class StorePoisoned(Unavailable):
     """A sync failed on this store: it is read-only until its operator has looked at the disk."""
 
 
+class Standby(Unavailable):
+    """This coordinator waits while another one works, or has just lost its place: another address may answer."""
+
+
 class NoSpace(HoldfastError):
     """The store's capacity less its reserve is used up."""
 
@@ -157,6 +161,7 @@ MEANINGS: dict[type[HoldfastError], Meaning] = {
     TimedOut: Meaning(504, "timed-out", 1, True),
     TooManyRequests: Meaning(429, "too-many-requests", 1, True),
     StorePoisoned: Meaning(503, "store-poisoned", 1, True),
+    Standby: Meaning(503, "standby", 1, True),
     NoSpace: Meaning(507, "no-space", 1, True),
     QuotaExceeded: Meaning(507, "quota-exceeded", 1, False),
     TooFewNodes: Meaning(409, "too-few-nodes", 7, False),

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from holdfast.assemble.outboxes import outbox_counts as outbox_counts
     from holdfast.assemble.outboxes import outbox_metrics as outbox_metrics
     from holdfast.assemble.servers import Running as Running
+    from holdfast.assemble.standby import init_standby as init_standby
+    from holdfast.assemble.standby import make_coordinator_server as make_coordinator_server
     from holdfast.assemble.stores import check_store as check_store
     from holdfast.assemble.stores import copy_store as copy_store
     from holdfast.assemble.stores import make_store as make_store
@@ -94,6 +96,8 @@ _HOME = {
     "restore_coordinator": "coordinators",
     "init_coordinator": "coordinators",
     "make_coordinator": "coordinators",
+    "init_standby": "standby",
+    "make_coordinator_server": "standby",
     "check_store": "stores",
     "copy_store": "stores",
     "make_store": "stores",
@@ -126,10 +130,12 @@ __all__ = [
     "init_coordinator",
     "init_home",
     "init_node",
+    "init_standby",
     "is_sealed",
     "key_facts",
     "leave",
     "make_coordinator",
+    "make_coordinator_server",
     "make_node",
     "make_store",
     "node_facts",

@@ -65,11 +65,13 @@ async def make_coordinator(
     listen: tuple[str, int],
     tls: ssl.SSLContext | None = None,
     survive: int | None = None,
+    succeeds: bool = False,
     machine: Machine = THIS_MACHINE,
 ) -> Running:
     """Opens the coordinator in ``data``; it serves once started. BadConfig when there is none, or it is in use.
 
-    ``survive`` changes the policy first.
+    ``survive`` changes the policy first. ``succeeds``: another one has worked on the database until now, so a new
+    epoch begins: nodes then hear that one no more.
     """
     settings = config.section(CoordinatorSettings)
     identity = setup.load_identity(data, machine.files)
@@ -82,6 +84,8 @@ async def make_coordinator(
         opened.push_async_callback(database.close)
         if survive is not None:
             await database.run(_set_survive, survive)
+        if succeeds:
+            await database.run(queries_members.raise_epoch)
         http = HttpClient(identity=identity, network=machine.network, clock=machine.clock)
         opened.push_async_callback(http.close)
         coordinator = await Coordinator.open(

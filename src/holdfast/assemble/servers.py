@@ -28,6 +28,12 @@ class App(Protocol):
     async def stop(self) -> None: ...
 
 
+class Told(Protocol):
+    """Metrics, of which only the text is wanted."""
+
+    def text(self) -> bytes: ...
+
+
 class Running:
     """A node or a coordinator with everything that was opened for it."""
 
@@ -44,7 +50,7 @@ class Running:
         self.id = app.id
         self.name = app.name
         self.secure = tls is not None
-        self._metrics = metrics
+        self.metrics = metrics
         self._listen = listen
         self._tls = tls
         self._opened = opened
@@ -62,7 +68,7 @@ class Running:
 
     async def start_metrics(self, port: int) -> Listener:
         """Serves /metrics on loopback."""
-        return await serve_metrics(self._metrics, port, self._machine, self._opened)
+        return await serve_metrics(self.metrics, port, self._machine, self._opened)
 
     async def abandon(self) -> None:
         """Closes what was opened without a goodbye, as the system does for a process that was killed."""
@@ -76,7 +82,7 @@ class Running:
             await self._opened.aclose()
 
 
-async def serve_metrics(metrics: Metrics, port: int, machine: Machine, opened: AsyncExitStack) -> Listener:
+async def serve_metrics(metrics: Told, port: int, machine: Machine, opened: AsyncExitStack) -> Listener:
     """Serves /metrics on loopback, without a signature: what is counted is no secret on this machine.
 
     ``opened`` closes it.

@@ -40,17 +40,49 @@ def command() -> None:
     "--survive", type=click.IntRange(0, 64), envvar="HOLDFAST_SURVIVE", help="How many machines may die [default: 4]."
 )
 @click.option("--name", help="What it is called [default: the host's name].")
+@click.option(
+    "--standby-of",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A second home of the coordinator in DIR (or a copy of its identity.key there), on the same PostgreSQL.",
+)
 @DATABASE
 @current
 def init(
-    invocation: Invocation, data: Path, advertise: str, survive: int | None, name: str | None, database: str | None
+    invocation: Invocation,
+    data: Path,
+    advertise: str,
+    survive: int | None,
+    name: str | None,
+    standby_of: Path | None,
+    database: str | None,
 ) -> None:
     """Make a coordinator in DIR and print the invites to begin with.
 
     The line for nodes is good for 10 machines and a day. The line for you makes your home's device the operator,
     who may invite others and change the policy.
     """
-    invocation.run(_init(invocation, data, advertise, survive, name, database))
+    if standby_of is not None:
+        invocation.run(_init_standby(invocation, data, standby_of, advertise, database))
+    else:
+        invocation.run(_init(invocation, data, advertise, survive, name, database))
+
+
+async def _init_standby(invocation: Invocation, data: Path, source: Path, advertise: str, database: str | None) -> None:
+    from holdfast import assemble
+
+    below = _database(invocation, database)
+    if not below:
+        raise BadConfig("a standby shares its PostgreSQL with the coordinator that works: name it with --database")
+    urls = await assemble.init_standby(data, source, advertise=advertise, database=below)
+    if invocation.json:
+        invocation.document({"data": str(data), "urls": urls})
+        return
+    invocation.note(
+        f"A standby is in {data}. The network hears of its address by itself: {', '.join(urls)}. Now run it:\n"
+    )
+    more = f" --database {shlex.quote(database)}" if database else ""
+    invocation.data(f"  holdfast coordinator run --data {data} --listen 0.0.0.0:{COORDINATOR_PORT}{more}")
 
 
 async def _init(
@@ -99,7 +131,7 @@ def run(
         from holdfast import assemble
 
         config = invocation.config({"database": database})
-        server = await assemble.make_coordinator(data, config, listen=address, tls=tls, survive=survive)
+        server = await assemble.make_coordinator_server(data, config, listen=address, tls=tls, survive=survive)
         await serve(invocation, server, role="coordinator", metrics=metrics, with_parent=with_parent, public=address[0])
 
     invocation.run(work())

@@ -12,6 +12,8 @@ from holdfast.coordinator import collect
 from holdfast.coordinator.alarms import Alarms
 from holdfast.coordinator.dispatch import Dispatch
 from holdfast.coordinator.drain import Orders
+from holdfast.coordinator.hold import INTERVAL_S as HOLD_S
+from holdfast.coordinator.hold import Hold
 from holdfast.coordinator.inventory_sync import InventorySync
 from holdfast.coordinator.join import Join
 from holdfast.coordinator.nodes import Nodes
@@ -50,6 +52,7 @@ class Coordinator:
         self.id = state.identity.id
         self.name = state.name
         self.url = state.urls[0] if state.urls else ""
+        self.hold = Hold(state.database, state.clock)
         self.service = Service(
             identity=state.identity,
             role="coordinator",
@@ -58,6 +61,7 @@ class Coordinator:
             network=network,
             epoch=lambda: state.position.current,
             health=self.health,
+            refuses=self.hold.refusal,
         )
         self.counts = Counts(state)
         self.dispatch = Dispatch(state.randomness)
@@ -67,7 +71,7 @@ class Coordinator:
         self.reflog = Reflog(state)
         self._words = RepairWords(state, self.dispatch, self.repair, self.reflog, lambda: len(self.tidy.surplus))
         self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
-        self._nodes = Nodes(state, self.counts, self.inventory.heard)
+        self._nodes = Nodes(state, self.counts, self.inventory.heard, self.hold.refusal)
         self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
         self.alarms = Alarms(
             self._words.alarms,
@@ -80,6 +84,7 @@ class Coordinator:
         self._alarm_worker = self._worker("alarms", self._tell, state.settings.alarm_interval)
         self._tidy_worker = self._worker("tidy", self.tidy.unit, state.settings.sweep_interval)
         self._watch = self._worker("silence", self._look, state.settings.heartbeat_interval / 4)
+        self._hold_worker = self._worker("hold", self.hold.unit, HOLD_S)
         self._save = self._worker("save", self._save_once, state.settings.save_interval)
         self._sweep = self._worker("sweep", self._sweep_once, state.settings.sweep_interval)
         self._reflog_worker = self._worker("reflog", self.reflog.unit, state.settings.reflog_interval)
@@ -140,7 +145,7 @@ class Coordinator:
         add(routes.DEVICES, join.device)
         add(routes.REVOCATIONS, join.revoke)
         add(routes.NODES, self._nodes.list)
-        add(routes.HEARTBEAT, self._nodes.heartbeat)
+        add(routes.HEARTBEAT, self._nodes.heartbeat, always=True)
         add(routes.PLAN, packs.plan)
         add(routes.REGISTER, packs.register)
         add(routes.COMMIT, packs.commit)
@@ -151,6 +156,7 @@ class Coordinator:
         add(routes.PACKS_READ, packs.read)
         add(routes.POLICY, status.policy)
         add(routes.POLICY_CHANGE, status.change_policy)
+        add(routes.ADDRESSES, status.change_addresses)
         add(routes.STATUS, status.status)
         add(routes.REPAIR, orders.repair)
         add(routes.NODE_DRAIN, orders.drain)
@@ -165,7 +171,7 @@ class Coordinator:
     def workers(self) -> list[Worker]:
         """Everything this coordinator does by itself."""
         own = [self._watch, self._save, self._sweep, self._repair_worker, self._tidy_worker, self._alarm_worker]
-        return [*own, self._reflog_worker]
+        return [*own, self._reflog_worker, *([self._hold_worker] if self.state.database.shared else [])]
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Serves; Unavailable if the address cannot be had. ``port`` 0 takes a free one."""
@@ -202,7 +208,8 @@ class Coordinator:
         """``ok``, or why nothing can be written."""
         if self.state.position.stale:
             return "this coordinator runs on an old copy of its database: holdfast coordinator recover"
-        return self.state.database.poisoned or "ok"
+        refusal = self.hold.refusal()
+        return self.state.database.poisoned or (refusal.detail if refusal is not None else "ok")
 
     def _changed(self) -> None:
         """Copies were lost, found, or believed again."""

@@ -25,8 +25,16 @@ def node_url(text: str) -> str:
 class Nodes:
     """Handlers."""
 
-    def __init__(self, state: State, counts: Counts, heard: Callable[[Node], None]) -> None:
-        """``heard`` is called after each heartbeat and must not wait."""
+    def __init__(
+        self,
+        state: State,
+        counts: Counts,
+        heard: Callable[[Node], None],
+        refusal: Callable[[], HoldfastError | None] = lambda: None,
+    ) -> None:
+        """``heard`` is called after each heartbeat and must not wait. ``refusal``: why no node may be answered now; it
+        is heard nevertheless, so that none is taken for silent because the coordinator's database is away."""
+        self._refusal = refusal
         self._state = state
         self._counts = counts
         self._heard = heard
@@ -53,6 +61,9 @@ class Nodes:
             if node.url and node.reached_url != node.url:
                 await self._reach(node)
             self._heard(node)
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
         word, reason = state.registry.state(node)
         access = state.access
         return m.HeartbeatAnswer(
@@ -65,6 +76,7 @@ class Nodes:
             revocations=access.revocations,
             revoked=access.revoked_serials() if request.revocations < access.revocations else None,
             url=node.url,
+            urls=self._state.urls,
         )
 
     async def _reach(self, node: Node) -> None:

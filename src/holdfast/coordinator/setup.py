@@ -143,6 +143,20 @@ async def first_invites(
     }
 
 
+def take_identity(source: Path, directory: Path, files: Files) -> Identity:
+    """Makes ``directory`` a second home of the coordinator whose first is ``source``. Blocks; may be run again.
+
+    BadConfig if there is none, or ``directory`` holds another one's key.
+    """
+    identity = load_identity(source, files)
+    files.make_directory(directory)
+    if files.size(directory / KEY_FILE) is None:
+        write_file(files, directory / KEY_FILE, identity.seed().hex().encode() + b"\n", replace=False)
+    if load_identity(directory, files).id != identity.id:
+        raise BadConfig(f"{directory} holds the key of another coordinator than {source}")
+    return identity
+
+
 def _make_identity(directory: Path, files: Files, randomness: Randomness, database: bool) -> Identity:
     files.make_directory(directory)
     if files.size(directory / KEY_FILE) is None:

@@ -14,13 +14,16 @@ from holdfast.coordinator.registry import Node
 from holdfast.coordinator.repair_words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
-from holdfast.errors import Conflict
+from holdfast.errors import BadRequest, Conflict
 from holdfast.metadata import queries_members, queries_status
 from holdfast.metadata.queries_status import CopiesRow
 from holdfast.wire import messages as m
+from holdfast.wire.http import checked_url
 from holdfast.wire.serve import Call
 
 T = TypeVar("T")
+
+ADDRESSES_MAX = 8
 
 REST_FACTOR = 20
 """Counting many packs takes a while: for so many times as long it is not repeated."""
@@ -191,6 +194,19 @@ class Status:
         state.policy.survive = request.survive
         state.changed(True)
         return self._policy()
+
+    async def change_addresses(self, call: Call, request: m.AddressChange) -> m.Addresses:
+        """By an operator: where this network's coordinators are reached. May be asked twice."""
+        state = self._state
+        state.access.require_operator(call.caller)
+        gone = set(request.remove)
+        urls = [url for url in dict.fromkeys([*state.urls, *map(checked_url, request.add)]) if url not in gone]
+        if not 0 < len(urls) <= ADDRESSES_MAX:
+            raise BadRequest(f"a coordinator has at least one address, and at most {ADDRESSES_MAX}")
+        await state.database.run(lambda connection: queries_members.change_network(connection, urls="\n".join(urls)))
+        state.urls[:] = urls
+        state.changed(True)
+        return m.Addresses(urls=urls)
 
     async def status(self, call: Call, request: None) -> m.Status:
         state = self._state

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import OsFiles
 from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine, words
-from holdfast.metadata.postgresql import TOO_LATE, TRIES_MAX, AnswerLost, Session
+from holdfast.metadata.postgresql import TOO_LATE, TRIES_MAX, AnswerLost, Overtaken, Session
 from holdfast.pool import Pool
 
 P = ParamSpec("P")
@@ -45,6 +45,8 @@ class Database:
     def __init__(self, below: Below, pool: Pool) -> None:
         self.poisoned: str | None = None
         """Why nothing is read or written any more: a database that failed is not asked again in this run."""
+        self.overtaken = False
+        """Was it poisoned because another coordinator has taken this one's place?"""
         self._below = below
         self._pool = pool
 
@@ -61,10 +63,15 @@ class Database:
     async def connect(cls, url: str, pool: Pool) -> Database:
         """The PostgreSQL database at ``url``, which must exist and is this coordinator's alone; ``pool`` as above.
 
-        BadConfig if it cannot be used or another coordinator has it, Unavailable if nobody answers there.
+        BadConfig if it cannot be used, Occupied if another coordinator has it, Unavailable if nobody answers there.
         """
         assert pool.workers == 1, "there is one connection, which belongs to one thread"
         return cls(await pool.run(_connect, url), pool)
+
+    @property
+    def shared(self) -> bool:
+        """May another coordinator wait to take this one's place?"""
+        return isinstance(self._below, Session)
 
     async def run(self, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """``function(connection, ...)`` in one transaction: committed and synced when this returns, or undone.
@@ -112,7 +119,7 @@ class Database:
         try:
             return function()
         except StorePoisoned as error:
-            self.poisoned = error.detail
+            self.poisoned, self.overtaken = error.detail, isinstance(error, Overtaken)
             raise
         except IntegrityError as error:
             raise Conflict("two changes met in the database; try again") from error
@@ -170,6 +177,8 @@ def _open(path: Path) -> Below:
 def _connect(url: str) -> Below:
     try:
         return Session.open(url, migrate)
+    except Overtaken as error:
+        raise Unavailable("the database was taken by another coordinator in this moment; try again") from error
     except DBAPIError as error:
         if is_lost(error):
             raise Unavailable(f"the coordinator's database is away: {words(error)}") from error

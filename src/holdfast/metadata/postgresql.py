@@ -31,11 +31,22 @@ from holdfast.metadata.dialects import (
 )
 from holdfast.metadata.together import finish
 
+
+class Occupied(BadConfig):
+    """Another coordinator works on the database."""
+
+
+class Overtaken(StorePoisoned):
+    """Another coordinator has, since this one did."""
+
+
 T = TypeVar("T")
 _log = logs.get_logger(__name__)
 
 LOCK_KEY = int.from_bytes(b"holdfast", "big")
 LOCK_WAIT_S = 5  # a session whose process has died ends within this time
+ALIVE = "holdfast at work"  # the name of a session whose coordinator shows all the time that it is alive
+HUNG_S = 15  # one that has not done so for this time has lost its place
 SERVER_VERSION_MIN = 130000
 TRIES_MAX = 4
 TOO_LATE = "a change was made whose answer came too late: restart the coordinator, which then knows of it"
@@ -49,6 +60,19 @@ _END_SESSION = text(
 )
 _SESSION = text("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
 _LOCK_WAIT = text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_S}s'")
+_END_HUNG = text(
+    "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+    "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database() "
+    "AND ((l.classid::bigint << 32) | l.objid::bigint) = :key AND a.application_name = :alive "
+    "AND a.state <> 'active' AND a.state_change < now() - make_interval(secs => :hung)"
+)
+# The server notices within ten seconds that the other side is gone; on a socket in a directory it does anyway.
+_NOTICE = text(
+    "SELECT set_config('tcp_keepalives_idle', '3', false), set_config('tcp_keepalives_interval', '1', false), "
+    "set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '8000', false)"
+)
+_ALIVE = text("SELECT set_config('application_name', :alive, false)")
+_NETWORK = text("SELECT coordinator, name, urls FROM meta")
 _LOCK = text("SELECT pg_advisory_lock(:key)")
 OVERTAKEN = (
     "the database is not as this coordinator left it: another coordinator has worked on it, or an old copy was put in "
@@ -134,6 +158,8 @@ class Session:
         self._drop()
         try:
             return self._connect()
+        except Occupied as error:
+            raise Overtaken(error.detail) from error
         except BadConfig as error:
             raise StorePoisoned(error.detail) from error
 
@@ -154,7 +180,7 @@ class Session:
             with contextlib.suppress(DBAPIError):  # it is undone by the server, too, when the connection is gone
                 transaction.rollback()
             if isinstance(error, DBAPIError) and is_fence(error):
-                raise StorePoisoned(OVERTAKEN) from error
+                raise Overtaken(OVERTAKEN) from error
             if stamp and isinstance(error, DBAPIError) and not is_answer(error):
                 self._drop()
                 self._lost = AnswerLost(self, stamp, result)
@@ -184,11 +210,19 @@ class Session:
                 if self._opened:
                     self._compare(connection)
         except BaseException as error:
+            if isinstance(error, Occupied) and not self._opened:
+                self._end_hung(connection)
             self._drop()
             if isinstance(error, DBAPIError) and is_lost(error):
                 raise self._away(error) from error
             raise
         return connection
+
+    def _end_hung(self, connection: Connection) -> None:
+        """Ends the session of a coordinator that holds the lock and does nothing any more, not even say so."""
+        with contextlib.suppress(DBAPIError), connection.begin():
+            if connection.execute(_END_HUNG, {"key": LOCK_KEY, "alive": ALIVE, "hung": HUNG_S}).all():
+                _log.warning("hung_coordinator_ended", silent_s=HUNG_S)
 
     def _away(self, error: DBAPIError) -> Unavailable:
         """What the driver says names hosts and paths: for who starts the coordinator and its log, not for members."""
@@ -209,6 +243,7 @@ class Session:
             )
         if standby:
             raise Unavailable("the PostgreSQL is a standby, which takes no changes: name its primary")
+        connection.execute(_NOTICE)
         if self._backend is not None:  # its process may still wait for a client that has lost it
             connection.execute(_END_SESSION, {"pid": self._backend.pid, "start": self._backend.backend_start})
         connection.execute(_LOCK_WAIT)
@@ -217,7 +252,7 @@ class Session:
         except DBAPIError as error:
             if not is_lock_timeout(error):
                 raise
-            raise BadConfig("another coordinator works on this database: stop it, or use another one") from error
+            raise Occupied("another coordinator works on this database: stop it, or use another one") from error
         self._backend = connection.execute(_SESSION).one()
 
     def _compare(self, connection: Connection) -> None:
@@ -226,7 +261,31 @@ class Session:
         if lost is not None:
             lost.committed = found == lost.stamp
         if found not in (self._stamp, lost and lost.stamp):
-            raise StorePoisoned(OVERTAKEN)
+            raise Overtaken(OVERTAKEN)
         if lost is not None and lost.committed and lost.abandoned:
             raise StorePoisoned(TOO_LATE)
         self._stamp, self._lost = found, None
+
+
+def show_alive(connection: Connection) -> None:
+    """Whoever waits for the lock sees that this session's coordinator works; from the first time on it must go on."""
+    connection.execute(_ALIVE, {"alive": ALIVE})
+
+
+def look(url: str) -> Any:
+    """The row coordinator, name, urls of the network in the database at ``url``, None if there is none; takes no lock.
+
+    BadConfig, Unavailable if nobody answers. Blocks.
+    """
+    engine = postgresql_engine(url)
+    try:
+        with engine.connect() as connection:
+            if connection.execute(text("SELECT to_regclass('meta')")).scalar_one() is None:
+                return None
+            return connection.execute(_NETWORK).first()
+    except DBAPIError as error:
+        if is_lost(error):
+            raise Unavailable(f"the coordinator's database cannot be reached: {words(error)}") from error
+        raise BadConfig(f"the PostgreSQL cannot be used as the coordinator's database: {words(error)}") from error
+    finally:
+        engine.dispose()

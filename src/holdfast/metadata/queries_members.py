@@ -31,6 +31,11 @@ def change_network(connection: Connection, **facts: Any) -> None:
     connection.execute(update(meta), facts)
 
 
+def raise_epoch(connection: Connection) -> None:
+    """Whoever acted before now acts for an epoch that is over."""
+    connection.execute(update(meta).values(epoch=meta.c.epoch + 1))
+
+
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 

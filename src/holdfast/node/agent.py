@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast import logs
 from holdfast.auth.invites import Invite, check_proof, proof
-from holdfast.errors import BadConfig, HoldfastError, Unavailable
+from holdfast.errors import BadConfig, HoldfastError, StaleEpoch, Unavailable
 from holdfast.node.layout import NodeDirectory
 from holdfast.node.membership import Membership
 from holdfast.pool import Pool
@@ -109,13 +109,18 @@ class Heart:
         membership = self._membership
         if message.url == self._known_url:
             message = msgspec.structs.replace(message, url="")
-        answer, target = await first_answer(
-            membership.targets,
-            lambda target: self._http.call(target, routes.HEARTBEAT, message, first_byte_s=first_byte_s, tries=1),
-        )
-        if membership.adopt(answer):
-            await self._pool.run(membership.save)
+        changed = False
+
+        async def ask(target: Target) -> m.HeartbeatAnswer:
+            nonlocal changed
+            answer = await self._http.call(target, routes.HEARTBEAT, message, first_byte_s=first_byte_s, tries=1)
+            changed = membership.adopt(answer)
+            return answer
+
+        answer, target = await first_answer(membership.targets, ask)
         membership.answered(target.url)
+        if changed:
+            await self._pool.run(membership.save)
         self._known_url = answer.url
         if answer.state != self.state:
             _log.info("node_state", state=answer.state, reason=answer.reason)
@@ -131,11 +136,14 @@ class Heart:
 
 
 async def first_answer(targets: Iterable[Target], ask: Callable[[Target], Awaitable[A]]) -> tuple[A, Target]:
-    """The first address that answers; a refusal is an answer and is raised."""
-    silence: Unavailable | None = None
-    for target in targets:
+    """The first address that answers; a refusal is an answer and is raised, unless it comes from one that was overtaken
+    by another, which may be at the next address."""
+    silence: Unavailable | StaleEpoch | None = None
+    for target in list(targets):
         try:
             return await ask(target), target
-        except Unavailable as error:
+        except StaleEpoch as error:
             silence = error
+        except Unavailable as error:
+            silence = silence if isinstance(silence, StaleEpoch) else error
     raise silence or Unavailable("no address of the coordinator is known")

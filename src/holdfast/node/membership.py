@@ -19,6 +19,7 @@ from holdfast.wire.http import Target
 
 _VERSION = 1
 _BYTES_MAX = 16 << 20
+URLS_MAX = 8
 
 
 class _Saved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +58,7 @@ class Membership:
         self.revocations = revocations
         self.revoked = frozenset(revoked)
         """Serials of certificates that count no more."""
-        self._saved: tuple[tuple[int, int], m.Settings, int] | None = None
+        self._saved: tuple[tuple[int, int], m.Settings, int, list[str]] | None = None
         self._path = path
         self._files = files
 
@@ -135,13 +136,21 @@ class Membership:
         if answer.revoked is not None:
             self.revoked = frozenset(answer.revoked)
             self.revocations = answer.revocations
-        return self._saved != (self.epoch, self.settings, self.revocations)
+        if answer.urls:  # and behind them those by which it was reached, which may be others' names for the same
+            self.urls += [url for url in answer.urls[:URLS_MAX] if url not in self.urls]
+            self.urls = [url for url in self.urls if url in answer.urls] + [
+                url for url in self.urls if url not in answer.urls
+            ][:URLS_MAX]
+        return self._saved != self._present()
+
+    def _present(self) -> tuple[tuple[int, int], m.Settings, int, list[str]]:
+        return self.epoch, self.settings, self.revocations, sorted(self.urls)
 
     def save(self) -> None:
         """Durably; BadConfig if the disk refuses. A node alone has nothing to save."""
         if self.is_alone:
             return
-        kept = (self.epoch, self.settings, self.revocations)
+        kept = self._present()
         saved = _Saved(
             coordinator=self.coordinator,
             urls=list(self.urls),

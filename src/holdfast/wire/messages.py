@@ -223,7 +223,7 @@ class Heartbeat(Request, frozen=True, kw_only=True):
 class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     """``revoked`` (serials) is there when the node's revocation serial was lower. ``reason``: why not ``up``.
 
-    ``url``: the address that the coordinator knows of the node.
+    ``url``: the address that the coordinator knows of the node. ``urls``: the coordinator's own; none: as before.
     """
 
     state: NodeState
@@ -235,6 +235,7 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     revocations: int = 0
     revoked: list[int] | None = None
     url: str = ""
+    urls: list[str] = []
 
 
 class NodeInfo(Answer, frozen=True, kw_only=True):
@@ -496,6 +497,19 @@ class PolicyChange(Request, frozen=True, kw_only=True):
 
     survive: Annotated[int, Meta(ge=0, le=64)]
     version: Count
+
+
+class AddressChange(Request, frozen=True, kw_only=True):
+    """Addresses of the network's coordinators that come, and that go; by an operator."""
+
+    add: Annotated[list[str], Meta(max_length=8)] = []
+    remove: Annotated[list[str], Meta(max_length=8)] = []
+
+
+class Addresses(Answer, frozen=True, kw_only=True):
+    """Where the coordinator is reached, in the order of trying."""
+
+    urls: list[str]
 
 
 class PackCounts(Answer, frozen=True, kw_only=True):

@@ -72,6 +72,7 @@ VAULT_PACKS = _coordinator("GET", "/v1/vaults/{vault}/packs", m.VaultPacksQuery,
 PACKS_READ = _coordinator("POST", "/v1/vaults/{vault}/packs/read", m.PacksRead, m.Empty)
 POLICY: Route[None, m.Policy] = _coordinator("GET", "/v1/policy", None, m.Policy)
 POLICY_CHANGE = _coordinator("PUT", "/v1/policy", m.PolicyChange, m.Policy)
+ADDRESSES = _coordinator("PUT", "/v1/addresses", m.AddressChange, m.Addresses)
 STATUS: Route[None, m.Status] = _coordinator("GET", "/v1/status", None, m.Status)
 REPAIR = _coordinator("POST", "/v1/repair", m.RepairOrder, m.RepairState)
 NODE_DRAIN = _coordinator("POST", "/v1/nodes/{id}/drain", m.DrainOrder, m.NodeInfo)
@@ -112,8 +113,8 @@ EXCHANGE_ROUTES = (
 
 COORDINATOR_ROUTES = (
     HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REF_HISTORY,
-    VAULT_PACKS, PACKS_READ, POLICY, POLICY_CHANGE, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE, NODE_MAINTENANCE, TASKS,
-    TASK_COMPLETE, TASK_RENEW, TASK_FAIL,
+    VAULT_PACKS, PACKS_READ, POLICY, POLICY_CHANGE, ADDRESSES, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE,
+    NODE_MAINTENANCE, TASKS, TASK_COMPLETE, TASK_RENEW, TASK_FAIL,
 )  # fmt: skip
 NODE_ROUTES = (
     HEALTH, BLOB_GET, BLOB_HEAD, BLOB_PUT, BLOB_DELETE, BLOB_VERIFY, HAS, INVENTORY, INFO, *EXCHANGE_ROUTES,

@@ -224,9 +224,13 @@ class Service:
         time: Callable[[], float] | None = None,
         ask_time: Callable[[], Awaitable[None]] | None = None,
         health: Callable[[], str] | None = None,
+        refuses: Callable[[], errors.HoldfastError | None] | None = None,
         json_bytes_max: int = m.JSON_BYTES_MAX,
     ) -> None:
-        """``ask_time`` sets ``time`` right, if it can: awaited before a request is refused for its time alone."""
+        """``ask_time`` sets ``time`` right, if it can: awaited before a request is refused for its time alone.
+
+        ``refuses``: why nothing may be answered now but health and routes added as ``always``.
+        """
         self.metrics = Metrics(role)
         self.in_flight = 0
         self._reading_bytes = 0
@@ -240,20 +244,26 @@ class Service:
         self._time = time or clock.now
         self._ask_time = ask_time
         self._health = health or (lambda: "ok")
+        self._refuses = refuses or (lambda: None)
+        self._always: set[Route[Any, Any]] = set()
         self._json_bytes_max = json_bytes_max
         self._table = _Table()
         self._factory: ConnectionFactory | None = None
         self._listener: Listener | None = None
         self._scheme = "http"
-        self.add(routes.HEALTH, self._answer_health)
+        self.add(routes.HEALTH, self._answer_health, always=True)
 
     def add(
         self,
         route: Route[Q, A],
         handler: Callable[[Call, Q], Awaitable[A | Reply | BytesReply | FileReply | StreamReply]],
+        *,
+        always: bool = False,
     ) -> None:
         """Binds ``handler`` to ``route``; before ``start``."""
         self._table.add(route, handler)
+        if always:
+            self._always.add(route)
 
     async def start(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> Listener:
         """Begins to serve; Unavailable if the address cannot be had."""
@@ -334,6 +344,9 @@ class Service:
                     raise
                 await self._ask_time()
                 call.caller = self._signed_by(call, target)
+        refusal = None if route in self._always else self._refuses()
+        if refusal is not None:
+            raise refusal
         if route.blob == "up":
             if call.size is None:
                 raise errors.LengthRequired("send a Content-Length")

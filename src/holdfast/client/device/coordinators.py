@@ -9,12 +9,13 @@ from typing import TypeAlias, TypeVar
 from holdfast import logs
 from holdfast.auth.identity import Id
 from holdfast.client.device.reasons import reason_of
-from holdfast.errors import HoldfastError, NotFound, TimedOut, TooManyRequests, Unavailable
+from holdfast.errors import HoldfastError, NotFound, Standby, TimedOut, TooManyRequests, Unavailable
 from holdfast.wire import messages as m
 from holdfast.wire.http import HttpClient, Target, checked_url
 from holdfast.wire.routes import Route
 
 COORDINATOR_S = 14.0
+STANDBY_PAUSE_S = 0.5
 URLS_MAX = 8
 
 Q = TypeVar("Q")
@@ -94,9 +95,12 @@ class Coordinators:
         answer: A | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                for step in range(max(2, len(self.urls)) if route.idempotent else len(self.urls)):
+                step, rounds = 0, max(2, len(self.urls)) if route.idempotent else len(self.urls)
+                waits = False
+                while step < rounds:
                     number = (self._last + step) % len(self.urls)
                     target = Target(self.id, self.urls[number])
+                    step += 1
                     try:
                         answer = await self._http.call(
                             target, route, message, path=path, first_byte_s=first_byte_s, tries=1
@@ -105,6 +109,10 @@ class Coordinators:
                         raise
                     except Unavailable as error:
                         trouble, reason = error, reason_of(error.detail, target.url)
+                        waits = waits or isinstance(error, Standby)
+                        if step == rounds and waits and route.idempotent:  # it takes over in a moment
+                            await asyncio.sleep(STANDBY_PAUSE_S)
+                            step = 0
                     else:
                         self._last = number
                         break
