@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, cast
 
 from holdfast import logs
 from holdfast.assemble.coordinators import make_coordinator
@@ -24,7 +25,8 @@ from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.http import HttpClient, Target, checked_url
 from holdfast.wire.network import Listener
-from holdfast.wire.serve import Service
+from holdfast.wire.routes import Route
+from holdfast.wire.serve import Call, Service
 
 PAUSE_S = 1.0
 OVERTAKEN_DRAIN_S = 1.0
@@ -49,6 +51,7 @@ class Succession:
         machine: Machine,
     ) -> None:
         self.id: Id = identity.id
+        self.name = host_name(None)
         self.secure = tls is not None
         self._identity = identity
         self._data, self._config, self._survive = data, config, survive
@@ -59,10 +62,6 @@ class Succession:
         self._opened = AsyncExitStack()
 
     @property
-    def name(self) -> str:
-        return self._running.name if self._running is not None else host_name(None)
-
-    @property
     def url(self) -> str:
         """Where others reach the one that works."""
         return self._running.url if self._running is not None else ""
@@ -71,6 +70,7 @@ class Succession:
         """Serves, or says to everybody that it waits. BadConfig, Unavailable as of ``make_coordinator``."""
         try:
             self._running = await self._make(succeeds=False)
+            self.name = self._running.name
             listener = await self._running.start()
         except Occupied:
             listener = await self._wait_at_the_door()
@@ -130,7 +130,7 @@ class Succession:
         except BaseException:
             await running.stop()
             raise
-        self._running = running
+        self._running, self.name = running, running.name
         assert isinstance(running.app, Coordinator)
         _log.warning("standby_took_over", name=running.name, epoch=running.app.state.position.epoch)
 
@@ -157,13 +157,13 @@ class Succession:
         )
         for route in routes.COORDINATOR_ROUTES:
             if route is not routes.HEALTH:
-                self._door.add(route, _nobody)
+                self._door.add(cast("Route[Any, Any]", route), _nobody)
         listener = await self._door.start(*self._listen, tls=self._tls)
         _log.warning("coordinator_waits", reason=_WAITS, port=listener.port)
         return listener
 
 
-async def _nobody(call: object, message: object) -> m.Empty:
+async def _nobody(call: Call, message: Any) -> m.Empty:
     raise Standby(_WAITS)
 
 
@@ -252,7 +252,7 @@ async def _tell(identity: Identity, urls: list[str], url: str, machine: Machine)
     finally:
         await http.close()
     raise Unavailable(
-        f"the coordinator that works on this database does not answer at {' or '.join(urls)}: it must hear of the standby"
+        f"the coordinator that works on this database does not answer at {' or '.join(urls)}, and must hear of this one"
     ) from trouble
 
 

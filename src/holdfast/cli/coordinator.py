@@ -78,9 +78,8 @@ async def _init_standby(invocation: Invocation, data: Path, source: Path, advert
     if invocation.json:
         invocation.document({"data": str(data), "urls": urls})
         return
-    invocation.note(
-        f"A standby is in {data}. The network hears of its address by itself: {', '.join(urls)}. Now run it:\n"
-    )
+    invocation.note(f"A standby is in {data}. The network hears by itself of all addresses: {', '.join(urls)}.")
+    invocation.note("Now run it:\n")
     more = f" --database {shlex.quote(database)}" if database else ""
     invocation.data(f"  holdfast coordinator run --data {data} --listen 0.0.0.0:{COORDINATOR_PORT}{more}")
 

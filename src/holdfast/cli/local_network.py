@@ -190,7 +190,13 @@ class LocalNetwork:
             for number in range(1, count + 1)
         ]
         made = await assemble.init_coordinator(
-            self.coordinator.data, advertise=urls[0], survive=survive, name="coordinator", node_uses=count, again=True
+            self.coordinator.data,
+            advertise=urls[0],
+            survive=survive,
+            name="coordinator",
+            node_uses=count,
+            again=True,
+            database=self._settings.get("HOLDFAST_DATABASE", ""),
         )
         self.coordinator.url = made.url  # an earlier attempt may have chosen another port
         await self._spawn(self.coordinator)

@@ -68,7 +68,8 @@ class ShardSender:
             if receipt.find(node.id) < 0 or receipt.find(digest) < 0:  # the coordinator checks all of it
                 raise BadRequest(f"{node.name} gave a receipt for something else")
         except HoldfastError as error:
-            self._latency.failed(node.id, self._clock.monotonic())
+            if not _is_old(error):
+                self._latency.failed(node.id, self._clock.monotonic())
             _log.info("shard_failed", node=node.name, pack=str(digest), reason=error.detail)
             raise
         finally:
@@ -76,6 +77,11 @@ class ShardSender:
         if len(data) <= 64 << 10:
             self._latency.first_byte(node.id, self._clock.monotonic() - began)
         return receipt
+
+
+def _is_old(error: HoldfastError) -> bool:
+    """Is it only that the grant is of an epoch that is over? Another coordinator has taken over since the plan."""
+    return error.extra.get("reason") == "stale-epoch"
 
 
 class _Sending:
@@ -135,6 +141,9 @@ class _Sending:
                 elif isinstance(error, HoldfastError):
                     self._reasons[node.name] = reason_of(error.detail, node.url)
                     self._errors.append(error)
+                    if _is_old(error):  # and so are all of this plan; the node itself is as good as before
+                        self._tried.discard(node.id)
+                        self._left.clear()
                 else:
                     raise error
         if len(self._receipts) < self._least:
