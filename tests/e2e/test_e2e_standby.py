@@ -21,7 +21,7 @@ from holdfast import assemble
 from holdfast.cli.local_network import LocalNetwork, Member
 from holdfast.sdk import Vault
 
-pytestmark = [pytest.mark.rig, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.rig
 
 NODES = 3
 TAKE_OVER_S_MAX = 10.0
@@ -83,6 +83,7 @@ async def put_many(vault: Vault, contents: dict[str, bytes], start: int, count: 
         contents[name] = data
 
 
+@pytest.mark.timeout(300)
 async def test_a_standby_takes_over_from_one_that_was_killed(tmp_path: Path, postgres: PostgresServer) -> None:
     async with pair(tmp_path, postgres.fresh()) as (network, standby):
         assert network.coordinator.running
@@ -109,6 +110,7 @@ async def test_a_standby_takes_over_from_one_that_was_killed(tmp_path: Path, pos
         assert (await asyncio.to_thread(health, standby))[0] == 200
 
 
+@pytest.mark.timeout(300)
 async def test_one_that_hung_and_comes_back_changes_nothing(tmp_path: Path, postgres: PostgresServer) -> None:
     """SIGSTOP, another takes over, SIGCONT: it refuses at once whatever it is asked, and waits from then on."""
     url = postgres.fresh()
