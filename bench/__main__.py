@@ -23,6 +23,7 @@ _PARTS = {
     "peers": "beside Tahoe-LAFS, SeaweedFS and restic: `make peers` brings them",
     "buckets": "NATS buckets of one and three copies beside the bare calls",
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
+    "start": "a node of a million blobs after a clean stop and after SIGKILL",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
     "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",
     "growth": "the same work at ten and a hundred times as many packs",
@@ -31,7 +32,15 @@ _PARTS = {
 }
 _RESULTS = Path(__file__).parent / "results"
 _QUICK = Scale(
-    size=16 * MIB, files=200, singles=50, lost=64 * MIB, repeat=1, memory_size=64 * MIB, packs=10_000, entries=20_000
+    size=16 * MIB,
+    files=200,
+    singles=50,
+    lost=64 * MIB,
+    repeat=1,
+    memory_size=64 * MIB,
+    packs=10_000,
+    entries=20_000,
+    blobs=10_000,
 )
 
 
@@ -73,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-size", type=parse_size, help="bytes of the file for peak memory [1GiB]")
     parser.add_argument("--stream-size", type=parse_size, help="bytes of the longest stream for peak memory [none]")
     parser.add_argument("--packs", type=int, help="packs in the coordinator's database [100000]")
+    parser.add_argument("--blobs", type=int, help="blobs of a node that is started [1000000]")
     parser.add_argument("--entries", type=int, help="entries that wait in an outbox [1000000]")
     parser.add_argument("--repeat", type=int, help="rounds, of which the median counts [3]")
     parser.add_argument("--data", type=Path, help="where to write, on the disk to measure [below bench/results]")
@@ -85,7 +95,19 @@ def _scale(options: argparse.Namespace) -> Scale:
     scale = _QUICK if options.quick else Scale()
     if options.full:
         scale = replace(scale, memory_size=4 * GIB, stream_size=20 * GIB)
-    names = ("size", "files", "singles", "memory_size", "packs", "entries", "repeat", "at_once", "lost", "stream_size")
+    names = (
+        "size",
+        "files",
+        "singles",
+        "memory_size",
+        "packs",
+        "entries",
+        "blobs",
+        "repeat",
+        "at_once",
+        "lost",
+        "stream_size",
+    )
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if any(value < 1 for value in given.values()):
         raise SystemExit("sizes and counts are at least 1")

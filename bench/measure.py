@@ -35,6 +35,7 @@ class Scale:
     stream_size: int = 0  # bytes of the longest stream for peak memory, beside 1 MiB and 1 GiB; 0: none
     packs: int = 100_000  # packs in the coordinator's database
     entries: int = 1_000_000  # entries that wait in an outbox
+    blobs: int = 1_000_000  # blobs of a node that is started
     nodes: int = 6
     copies: int = 5
 

@@ -13,7 +13,7 @@ from tests.node.house import VAULT, identity, pack
 from holdfast.blob import Digest, pieces
 from holdfast.errors import BadConfig, Corrupt, NoSpace, NotFound
 from holdfast.files import OsFiles
-from holdfast.node.bucket import BucketStore, claim
+from holdfast.node.bucket import BucketStore, check_free, claim
 from holdfast.node.keeper import Keeper
 from holdfast.node.ledger import Ledger
 from holdfast.node.reconcile import Reconciler
@@ -37,9 +37,9 @@ class MemoryBucket(MemoryStore):
     def traits(self) -> Traits:
         return replace(super().traits, durable=True)
 
-    async def claim(self, server: str) -> str:
+    async def claim(self, server: str | None) -> str:
         self.served_by = self.served_by or server
-        return self.served_by
+        return self.served_by or ""
 
     def damage(self, digest: Digest) -> None:
         self._blobs[digest] = bytes(len(self._blobs[digest]))
@@ -180,8 +180,14 @@ async def test_what_cut_off_puts_left_is_swept_where_a_bucket_can() -> None:
 async def test_who_may_serve_a_bucket() -> None:
     one, two = identity(21).id, identity(22).id
     shared = MemoryBucket()
+    for joined in (True, False):
+        await check_free(shared, joined=joined)
+    assert shared.served_by is None, "looked at only"
     await claim(shared, one, joined=False)
     await claim(shared, two, joined=False)
+    await check_free(shared, joined=False)
+    with pytest.raises(BadConfig, match="belong to no network"):
+        await check_free(shared, joined=True)
     with pytest.raises(BadConfig, match="belong to no network"):
         await claim(shared, one, joined=True)
     owned = MemoryBucket()
@@ -190,6 +196,8 @@ async def test_who_may_serve_a_bucket() -> None:
     for joined in (True, False):
         with pytest.raises(BadConfig, match=str(one)):
             await claim(owned, two, joined=joined)
+        with pytest.raises(BadConfig, match=str(one)):
+            await check_free(owned, joined=joined)
     unnamed = MemoryBucket()
     unnamed.id = None
     with pytest.raises(BadConfig, match="store init"):

@@ -66,6 +66,7 @@ async def make_store(data: Path, url: StoreUrl | None, *, joining: bool, pool: P
     opened = await _open_bucket(url, seams, joined=joining)
     try:
         assert opened.id is not None, "it has been made"
+        await bucket.check_free(opened, joined=joining)
         return opened.id
     finally:
         await opened.close()

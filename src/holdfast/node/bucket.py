@@ -40,8 +40,11 @@ class Bucket(Store, Protocol):
     @property
     def id(self) -> str | None: ...
 
-    async def claim(self, server: str) -> str:
-        """Writes down who serves it unless that stands there already; what stands there then."""
+    async def claim(self, server: str | None) -> str:
+        """Writes down who serves it unless that stands there already; what stands there then.
+
+        ``server`` None: writes nothing; "" if nobody does.
+        """
         ...
 
 
@@ -54,7 +57,17 @@ async def claim(bucket: Bucket, node: Id, *, joined: bool) -> None:
     if bucket.id is None:
         raise BadConfig("this bucket has no store id: make it one with 'holdfast store init URL'")
     wanted = str(node) if joined else SHARED
-    found = await bucket.claim(wanted)
+    _refuse_unless(await bucket.claim(wanted), wanted)
+
+
+async def check_free(bucket: Bucket, *, joined: bool) -> None:
+    """Before a node is made on the bucket: as ``claim``, but nothing is written; a node that is new owns none yet."""
+    found = await bucket.claim(None)
+    if found:
+        _refuse_unless(found, "" if joined else SHARED)
+
+
+def _refuse_unless(found: str, wanted: str) -> None:
     if found != wanted:
         whose = "by nodes that belong to no network" if found == SHARED else f"by the node {found}"
         raise BadConfig(f"this bucket is served {whose}; take another bucket for this node")

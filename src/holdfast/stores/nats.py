@@ -121,8 +121,11 @@ class NatsStore:
     def traits(self) -> Traits:
         return self._traits
 
-    async def claim(self, server: str) -> str:
-        """Writes down who serves the bucket unless that stands there already; what stands there then."""
+    async def claim(self, server: str | None) -> str:
+        """Writes down who serves the bucket unless that stands there already; what stands there then.
+
+        ``server`` None: writes nothing; "" if nobody does.
+        """
         self._check_open()
         return await nats_bucket.claim(self._link, self._bucket, server)
 

@@ -106,13 +106,16 @@ async def create(link: NatsLink, bucket: Bucket, replicas: int, randomness: Rand
     return store_id
 
 
-async def claim(link: NatsLink, bucket: Bucket, server: str) -> str:
-    """Writes down who serves the bucket unless that stands there already; what stands there then."""
+async def claim(link: NatsLink, bucket: Bucket, server: str | None) -> str:
+    """Writes down who serves the bucket unless that stands there already; what stands there then.
+
+    ``server`` None: writes nothing; "" if nobody does.
+    """
     found = await _info(link, bucket)
     if found is None:
         raise missing(bucket)
     metadata = found["config"].get("metadata") or {}
-    if SERVED_BY not in metadata:
+    if SERVED_BY not in metadata and server is not None:
         await _configure(link, "UPDATE", {**found["config"], "metadata": {**metadata, SERVED_BY: server}})
         found = await _info(link, bucket) or found  # two at once: the last one stands, and each reads the same
         metadata = found["config"].get("metadata") or {}

@@ -92,11 +92,14 @@ class S3Store:
     def traits(self) -> Traits:
         return self._traits
 
-    async def claim(self, server: str) -> str:
-        """Writes down who serves the prefix unless that stands there already; what stands there then."""
+    async def claim(self, server: str | None) -> str:
+        """Writes down who serves the prefix unless that stands there already; what stands there then.
+
+        ``server`` None: writes nothing; "" if nobody does.
+        """
         self._check_open()
         found = await _text(self._client, SERVED_BY, "asking who serves this store")
-        if found is None:
+        if found is None and server is not None:
             try:
                 with translated("writing down who serves this store"):
                     await obstore.put_async(
