@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from holdfast.shown import visible
+
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 _LEVEL_OF_VERBOSITY = {-1: 40, 0: 30, 1: 20}
 
@@ -39,6 +41,11 @@ def _drop_below_level(logger: Any, method: str, event: MutableMapping[str, Any])
     return event
 
 
+def _only_visible(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """What others wrote must not command the terminal of whoever watches."""
+    return {key: visible(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 def _chain(as_json: bool) -> list[Any]:
     common = [
         _drop_below_level,
@@ -48,7 +55,7 @@ def _chain(as_json: bool) -> list[Any]:
     ]
     if as_json:
         return [*common, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [*common, structlog.dev.ConsoleRenderer()]
+    return [*common, _only_visible, structlog.dev.ConsoleRenderer()]
 
 
 _processors: list[Any] = _chain(as_json=True)

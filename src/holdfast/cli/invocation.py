@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from holdfast.errors import HoldfastError, TimedOut, UsageError, meaning
+from holdfast.shown import visible, visible_json, visible_lines
 
 if TYPE_CHECKING:
     from holdfast.config import Config
@@ -47,8 +48,8 @@ class Invocation:
         return not self.quiet and not self.json and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def data(self, text: str) -> None:
-        """A line of what was asked for."""
-        click.echo(text)
+        """A line of what was asked for; whoever wrote what is in it, nothing of it commands the terminal."""
+        click.echo(visible_lines(text))
 
     def document(self, value: Any) -> None:
         """A JSON document on a line of its own: the answer of the command, or one of its events."""
@@ -57,7 +58,7 @@ class Invocation:
     def note(self, text: str) -> None:
         """A remark for a person; left out with ``-q``."""
         if not self.quiet:
-            click.echo(json_line({"note": text}) if self.json else text, err=True)
+            click.echo(json_line({"note": text}) if self.json else visible_lines(text), err=True)
 
     def confirm(self, question: str) -> None:
         """Goes on only after a yes; UsageError where nobody can be asked."""
@@ -127,7 +128,7 @@ def json_line(value: Any) -> str:
     """Compact JSON; ids, digests and paths as text."""
     import json
 
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return visible_json(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
 
 
 def error_document(error: BaseException) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def sentence(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         text = f"internal error ({type(error).__name__}: {error}); -vv shows where"
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 current = click.make_pass_decorator(Invocation, ensure=True)

@@ -13,6 +13,7 @@ import holdfast
 from holdfast import errors
 from holdfast.cli.invocation import Invocation, error_document, json_line, sentence
 from holdfast.cli.verb import LazyGroup, global_flags
+from holdfast.shown import visible_lines
 
 _SECRET = re.compile(r"(?:^|=)[A-Za-z][A-Za-z0-9+.-]*://[^/\s@]*:[^/\s@]+@")
 
@@ -100,7 +101,7 @@ def _report(error: Exception, invocation: Invocation) -> int:
     if invocation.verbosity >= 2:
         import traceback
 
-        click.echo("".join(traceback.format_exception(error)), err=True)
+        click.echo(visible_lines("".join(traceback.format_exception(error))), err=True)
     if invocation.json:
         click.echo(json_line(error_document(error)), err=True)
     else:

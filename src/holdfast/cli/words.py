@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 
 from holdfast.errors import UsageError
+from holdfast.shown import visible as visible
 
 
 def size_words(size: float) -> str:
@@ -43,11 +44,6 @@ def mode_words(kind: str, mode: int) -> str:
     letter = {"directory": "d", "link": "l"}.get(kind, "-")
     bits = "".join(right if mode & (0o400 >> place) else "-" for place, right in enumerate("rwxrwxrwx"))
     return letter + bits
-
-
-def visible(name: str) -> str:
-    """``name`` with control characters escaped: a name must not write to the terminal."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode("ascii") for mark in name)
 
 
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:

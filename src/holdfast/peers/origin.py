@@ -37,6 +37,7 @@ Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
 """The addresses of a host name, as text; OSError if there are none."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 
@@ -190,7 +191,7 @@ class HttpOrigin(Resting):
     async def _next(self, url: str, headers: Mapping[str, str]) -> str:
         try:
             found = checked_target(urljoin(url, headers.get("location", "")))
-        except BadRequest as error:
+        except (BadRequest, ValueError) as error:
             raise Unavailable(f"{origin(url)} redirects to something that is no address") from error
         if url.startswith("https:") and not found.startswith("https:"):
             raise Unavailable(f"{origin(url)} redirects from https to http")
@@ -200,7 +201,7 @@ class HttpOrigin(Resting):
                 addresses = [host] if _is_address(host) else list(await self._resolve(host))
             except OSError as error:
                 raise Unavailable(f"{origin(url)} redirects to {host}, which has no address") from error
-            if not addresses or not all(ipaddress.ip_address(address).is_global for address in addresses):
+            if not addresses or not all(_is_public(address) for address in addresses):
                 raise Unavailable(f"{origin(url)} redirects to a private address, which is not allowed")
         return found
 
@@ -317,6 +318,19 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_public(text: str) -> bool:
+    """Is it an address of the Internet at large, and the one that it holds inside, if it is of a passage to IPv4?"""
+    address = ipaddress.ip_address(text)
+    inner: ipaddress.IPv4Address | None = None
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.is_site_local:
+            return False
+    return address.is_global and not address.is_multicast and (inner is None or inner.is_global)
 
 
 async def _whole(pieces: AsyncIterator[Buffer], name: str) -> bytes:

@@ -49,6 +49,7 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_HOST = re.compile(r"[\w.:%~-]{1,255}")
 _EPOCH = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
 _EMPTY: Mapping[str, str] = {}
 
@@ -104,7 +105,7 @@ def checked_url(text: str) -> str:
         port = parts.port
     except ValueError as error:
         raise errors.BadConfig(f"{text!r} is not a URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or _HOST.fullmatch(parts.hostname) is None:
         raise errors.BadConfig(f"{text!r}: a URL of the form http://HOST:PORT is needed")
     if parts.username or parts.password:
         raise errors.BadConfig("a URL must not hold a user or password")

@@ -25,8 +25,9 @@ COMMIT_REFS_MAX = 1000
 HAS_DIGESTS_MAX = 4096
 
 NodeState: TypeAlias = Literal["up", "suspect", "down", "out", "draining", "maintenance", "read-only", "unreachable"]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
-Url: TypeAlias = Annotated[str, Meta(min_length=8, max_length=512)]
+_SEEN = r"^[^\x00-\x1f\x7f-\x9f]+(?![\s\S])"  # no control character; Python's $ would let a line break pass
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128, pattern=_SEEN)]
+Url: TypeAlias = Annotated[str, Meta(min_length=8, max_length=512, pattern=_SEEN)]
 Copies: TypeAlias = Annotated[int, Meta(ge=1, le=256)]
 
 
