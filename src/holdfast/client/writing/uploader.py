@@ -25,22 +25,22 @@ from holdfast.client.names.drafts import (
     NewRecipe,
     PackState,
     Pending,
-    build_recipe,
-    run_start_of,
 )
 from holdfast.client.names.index import Index
 from holdfast.client.names.index_file import Batch, ChunkPlace, NodeRow, SeenRef
 from holdfast.client.writing.commit_request import commit_request, receipts_of
+from holdfast.client.writing.conflicts import rebase, stands
 from holdfast.client.writing.plans import Plans
+from holdfast.client.writing.recipe_writer import FileChunks, RecipeWriter
 from holdfast.client.writing.shards import Sent, ShardSender
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import recipe as recipes
 from holdfast.codec import refs
 from holdfast.codec.keys import GENERATION_FIRST, VaultKeys
 from holdfast.codec.pipeline import Packer, Placed
-from holdfast.codec.refs import RECORD_BYTES_MAX, RefKind
-from holdfast.codec.sealer import CHUNK_BYTES_MAX, Kind
-from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, TooLarge, Unavailable
+from holdfast.codec.refs import RECORD_BYTES_MAX
+from holdfast.codec.sealer import Kind
+from holdfast.errors import Conflict, HoldfastError, PacksGone, TooLarge, Unavailable
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
 from holdfast.wire import routes
@@ -102,6 +102,7 @@ class Uploader:
             emit=self._emit,
             chunk_bytes_max=max(chunk_bytes_max, recipes.RECIPE_BYTES),
         )
+        self._recipes = RecipeWriter(self._packer, self._add)
         self._fresh: dict[bytes, asyncio.Future[Placed[PackState]]] = {}
         self._sent: dict[Digest, tuple[Pending, Sent]] = {}  # stored, not yet registered
         self._waiting: list[Group] = []
@@ -145,20 +146,7 @@ class Uploader:
         """Writes a file's recipe into a pack."""
         needs = {chunk.pending for chunk in chunks if isinstance(chunk, Placed)}
         self._check(needs)
-        packs = {chunk.pack if isinstance(chunk, ChunkPlace) else chunk.pending for chunk in chunks}
-        table: tuple[Digest, ...] = ()
-        size_max = recipes.encoded_bytes(len(chunks), len(packs))
-
-        def build(carrier: Pending) -> bytes:
-            nonlocal table
-            made = build_recipe(size, chunk_bytes, content_id, ids, chunks, salt, carrier)
-            table = made.packs
-            return recipes.encode(made)
-
-        if size_max > recipes.RECIPE_BYTES:
-            return await self._long_recipe(build_recipe, size, chunk_bytes, content_id, ids, chunks, salt, needs)
-        placed = await self._add(self._packer.add_built(Kind.RECIPE, size_max, build, needs=needs))
-        return NewRecipe(size, placed, run_start_of(chunks, placed), table, frozenset(needs | {placed.pending}))
+        return await self._recipes.write(FileChunks(size, chunk_bytes, content_id, ids, chunks, salt), needs)
 
     def check_size(self, name: str, size: int, chunk_bytes: int) -> None:
         """TooLarge for a file of more bytes than one may have."""
@@ -230,45 +218,6 @@ class Uploader:
             return draft.prepare(self.keys, self._device.id, nonce, carrier)
 
         await self._add(self._packer.add_built(Kind.REF, RECORD_BYTES_MAX, build, needs=needs))
-
-    async def _long_recipe(
-        self,
-        build: Callable[..., recipes.Recipe],
-        size: int,
-        chunk_bytes: int,
-        content_id: bytes,
-        ids: Sequence[bytes],
-        chunks: Sequence[Chunk],
-        salt: bytes | None,
-        needs: set[Pending],
-    ) -> NewRecipe:
-        """A list of recipe chunks, for files of more chunks than one recipe holds."""
-        await self._packer.flush()
-        whole = build(size, chunk_bytes, content_id, ids, chunks, salt, None)
-        parts = []
-        for part in recipes.encode_parts(whole):
-            parts.append(await self._add(self._packer.add(Kind.RECIPE, part)))
-        holders = {part.pending for part in parts}
-        packs: tuple[Digest, ...] = ()
-
-        def build_list(carrier: Pending) -> bytes:
-            nonlocal packs
-            numbers = {digest: number for number, digest in enumerate(whole.packs, 1)}
-            entries = []
-            for part in parts:
-                if part.pending is carrier:
-                    entries.append(part.entry(0))
-                else:
-                    entries.append(part.entry(numbers.setdefault(part.pending.digest, len(numbers) + 1)))
-            packs = tuple(numbers)
-            return recipes.encode_list(whole, entries, packs)
-
-        size_max = recipes.encoded_bytes(len(parts), len(whole.packs) + len(holders))
-        placed = await self._add(
-            self._packer.add_built(Kind.RECIPE, min(size_max, CHUNK_BYTES_MAX), build_list, needs=holders)
-        )
-        everything = frozenset(needs | holders | {placed.pending})
-        return NewRecipe(size, placed, placed.offset, packs, everything)
 
     @staticmethod
     def _state(pending: Pending) -> PackState:
@@ -484,7 +433,7 @@ class Uploader:
         batch = self._registered(list(new.values()))
         done: list[Group] = []
         for group, results in zip(groups, answer.groups, strict=True):
-            if all(self._stands(draft, result) for draft, result in zip(group.drafts, results, strict=True)):
+            if all(stands(draft, result) for draft, result in zip(group.drafts, results, strict=True)):
                 for draft in group.drafts:
                     self._remember(batch, draft)
                 done.append(group)
@@ -499,11 +448,6 @@ class Uploader:
             f"{draft.path} lies in {len(draft.keep) // DIGEST_BYTES:,} packs, because parts of it are known from other "
             f"files; a file may lie in {limits.KEEP_PACKS_MAX:,}: put it with --no-dedup"
         )
-
-    def _stands(self, draft: Draft, result: m.RefResult) -> bool:
-        if result.state == "committed":
-            return True
-        return result.state == "conflict" and result.record is not None and result.record == draft.record
 
     def _remember(self, batch: Batch, draft: Draft) -> None:
         assert draft.clear is not None
@@ -527,7 +471,7 @@ class Uploader:
                 raise Conflict(f"{group.drafts[-1].path}: changed by others again and again; nothing was replaced")
             for draft, result in zip(list(group.drafts), results, strict=True):
                 if result.state == "conflict":
-                    self._rebase(group, draft, result)
+                    rebase(self.keys, group, draft, result)
             for draft in group.drafts:
                 await self._add_ref(draft)
         except HoldfastError as error:
@@ -536,30 +480,6 @@ class Uploader:
         group.needs = frozenset().union(*(draft.needs() for draft in group.drafts))
         self._waiting.append(group)
         self.finish()
-
-    def _rebase(self, group: Group, draft: Draft, result: m.RefResult) -> None:
-        record = result.record
-        present = None if record is None else refs.open_record(self.keys, record, draft.path)
-        standing = present is not None and present.clear.kind is not RefKind.TOMBSTONE
-        if present is not None and standing:
-            if draft.ancestor:
-                if present.clear.kind is not RefKind.DIRECTORY:
-                    raise Conflict(f"{draft.path} is a {present.clear.kind.name.lower()}, not a directory")
-                group.drafts.remove(draft)
-                return
-            if draft.rule == "no-clobber":
-                raise Exists(f"{draft.path} exists already and was not replaced")
-            if (present.clear.kind is RefKind.DIRECTORY) != (draft.kind is RefKind.DIRECTORY) and (
-                draft.kind is not RefKind.TOMBSTONE
-            ):
-                raise Conflict(f"{draft.path} is a {present.clear.kind.name.lower()}; remove it first")
-        if draft.rule == "if-match":
-            found = "it is gone" if not standing or present is None else f"its etag is {present.etag}"
-            raise Conflict(
-                f"{draft.path} was changed by somebody else: {found}", etag=str(present.etag) if present else ""
-            )
-        draft.seen_version = result.version if present is None else present.clear.version
-        draft.seen_etag = result.etag if present is None else present.etag
 
     async def _forget(self, gone: Sequence[Digest], group: Group) -> None:
         lost = set(gone)
