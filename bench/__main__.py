@@ -25,6 +25,7 @@ _PARTS = {
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "start": "a node of a million blobs after a clean stop and after SIGKILL",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
+    "scale": "a thousand nodes and a million packs: what repair decides, when all is whole, nines of each policy",
     "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",
     "growth": "the same work at ten and a hundred times as many packs",
     "memory": "peak memory by process for streams of 1 MiB, 1 GiB and, with --full, 20 GiB",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +25,9 @@ from tests.coordinator.hall import tag_of as hall_tag
 
 from bench import growth_fill
 from bench.growth_fill import COPIES, FREED, LOST, MANY, Filled, fill
-from bench.measure import Scale
+from bench.measure import MIB, Scale
+from bench.peak_memory import peak_bytes
+from bench.raw_pipeline import environment
 from bench.report import Figure, Goal
 from holdfast.coordinator import collect
 from holdfast.coordinator.settings import CoordinatorSettings
@@ -115,20 +118,24 @@ class Meter:
 def run(scale: Scale, directory: Path) -> list[Figure]:
     """At a tenth of ``scale.packs``, at as many, and at ten times as many."""
     sizes = [scale.packs // GROWTH, scale.packs, scale.packs * GROWTH]
-    works = coordinators(directory, sizes)
+    works = coordinators(directory, sizes, memory=True)
     print(table(works, sizes))
     return [figure for work in works for figure in figures(work, sizes)]
 
 
-def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20) -> list[Work]:
-    """What a coordinator does, at each of ``sizes``; small work is done ``rounds`` times."""
+def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20, *, memory: bool = False) -> list[Work]:
+    """What a coordinator does, at each of ``sizes``, small work ``rounds`` times; with ``memory`` also what it takes."""
     works: dict[str, Work] = {}
     for size in sizes:
         below = directory / f"{size}"
         below.mkdir()
         began = time.perf_counter()
-        asyncio.run(Coordinators(below, size, works, rounds).measure())
+        one = Coordinators(below, size, works, rounds)
+        asyncio.run(one.measure())
         print(f"growth: {size:,} in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        if memory:
+            peak = process_memory(below / "coordinator")
+            print(f"growth: {size:,} packs, a coordinator's process: {peak / MIB:.0f} MiB", file=sys.stderr, flush=True)
     return list(works.values())
 
 
@@ -153,6 +160,23 @@ def table(works: Sequence[Work], sizes: Sequence[int]) -> str:
             f"{work.slope(lambda it: it.steps + _STEPS):.2f} | {longest} | {counts} |"
         )
     return "\n".join(lines)
+
+
+def process_memory(data: Path) -> int:
+    """Peak bytes of a coordinator's process that has started on ``data`` and looked at every pack once."""
+    command = [sys.executable, "-m", "holdfast", "coordinator", "run", "--data", str(data), "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        peak, still = 0, 0
+        while still < 6 and process.poll() is None:
+            time.sleep(0.5)
+            now = peak_bytes(process.pid)
+            still = still + 1 if now == peak else 0
+            peak = now
+        return peak
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def figures(work: Work, sizes: Sequence[int]) -> list[Figure]:
@@ -348,12 +372,11 @@ class Coordinators:
 
     async def _whole(self) -> None:
         """What looks at everything, and says so."""
-        owner, coordinator = self.hall.owner, self.hall.coordinator
-        coordinator.counts.forget()
-        with self._take("coordinator: status", grows=True):
-            await owner.ask(routes.STATUS)
-        with self._take("coordinator: the list of nodes", grows=True):
-            await owner.ask(routes.NODES)
+        coordinator = self.hall.coordinator
+        with self._take("coordinator: status, the packs counted by their copies", grows=True):
+            await coordinator.counts.by_copies()
+        with self._take("coordinator: the list of nodes, their packs counted", grows=True):
+            await coordinator.counts.by_node()
         coordinator.repair.looked, coordinator.repair._swept = None, -math.inf
         with self._take("coordinator: the hourly look for packs with too few copies", grows=True):
             await coordinator.repair.unit()

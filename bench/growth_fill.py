@@ -102,6 +102,7 @@ def fill(path: Path, packs: int, nodes: Sequence[int], small: int, vault: int, r
             "INSERT INTO tombstones VALUES (?, ?, 2, ?, ?)",
             ((vault, tag_of(at), os.urandom(32), slow + 90 * 86400) for at in kept if at % 100 == 0),
         )
+        connection.execute("DELETE FROM beliefs")  # as after a crash
         for node, count in filled.counts.items():
             connection.execute(
                 "UPDATE nodes SET sequence = ?, read_sequence = ?, blobs = ?, root = ? WHERE number = ?",

@@ -159,6 +159,7 @@ class InventorySync:
         self._changed = changed
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(READERS_MAX)
+        self._one_load = asyncio.Lock()
         self._late: set[int] = set()  # nodes that are read for the first time, in this network or since a recovery
 
     def heard(self, node: Node) -> None:
@@ -261,16 +262,17 @@ class InventorySync:
     async def _load(self, node: Node) -> tuple[Belief, dict[Digest, int]]:
         """The node's sum, anew from the placements, which are given, too; strangers stay."""
         state, reading, after = self._state, Reading(), 0
-        state.beliefs.reading[node.number] = reading
-        try:
-            while rows := await state.database.run(queries_repair.believed, node.number, after, BELIEVED_MAX):
-                after = rows[-1].pack
-                await state.pool.run(reading.page, rows)
-        finally:
-            del state.beliefs.reading[node.number]
-        old = state.beliefs.of_node.get(node.number)
-        belief = state.beliefs.of_node[node.number] = reading.end()
-        placed = reading.placed
+        async with self._one_load:  # each holds all digests of its node
+            state.beliefs.reading[node.number] = reading
+            try:
+                while rows := await state.database.run(queries_repair.believed, node.number, after, BELIEVED_MAX):
+                    after = rows[-1].pack
+                    await state.pool.run(reading.page, rows)
+            finally:
+                del state.beliefs.reading[node.number]
+            old = state.beliefs.of_node.get(node.number)
+            belief = state.beliefs.of_node[node.number] = reading.end()
+            placed = reading.placed
         for digest, stranger in (old.strangers if old is not None else {}).items():
             if digest not in placed:
                 belief.see(digest, stranger)

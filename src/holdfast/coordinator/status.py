@@ -75,8 +75,10 @@ class Counts:
         return self._domains.rows
 
     def forget(self) -> None:
-        """Something changed that is no commit."""
-        self._copies = self._nodes = self._domains = None
+        """Something changed that is no commit: it is counted again, but not while counting rests."""
+        for counted in (self._copies, self._nodes, self._domains):
+            if counted is not None:
+                counted.at = ()
 
     def _holds(self, counted: _Counted[T] | None, absent: frozenset[int]) -> bool:
         if counted is None or counted.absent != absent:
