@@ -124,7 +124,7 @@ def run(scale: Scale, directory: Path) -> list[Figure]:
 
 
 def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20, *, memory: bool = False) -> list[Work]:
-    """What a coordinator does, at each of ``sizes``, small work ``rounds`` times; with ``memory`` also what it takes."""
+    """What a coordinator does, at each of ``sizes``, small work ``rounds`` times. ``memory``: says its memory, too."""
     works: dict[str, Work] = {}
     for size in sizes:
         below = directory / f"{size}"

@@ -103,6 +103,10 @@ def fill(path: Path, packs: int, nodes: Sequence[int], small: int, vault: int, r
             ((vault, tag_of(at), os.urandom(32), slow + 90 * 86400) for at in kept if at % 100 == 0),
         )
         connection.execute("DELETE FROM beliefs")  # as after a crash
+        connection.execute("UPDATE meta SET commit_number = 1, reflog_number = 1")
+        connection.execute(  # nodes know of all these names already
+            "INSERT INTO reflogs SELECT 1, 1, ?, 1000, epoch, 1, ?, ? FROM meta", (os.urandom(32), os.urandom(32), slow)
+        )
         for node, count in filled.counts.items():
             connection.execute(
                 "UPDATE nodes SET sequence = ?, read_sequence = ?, blobs = ?, root = ? WHERE number = ?",

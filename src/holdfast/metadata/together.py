@@ -39,6 +39,11 @@ class among(FunctionElement[bool]):
         kind = column.type.with_variant(postgresql.ARRAY(column.type), "postgresql")
         super().__init__(column, bindparam(name, type_=kind))
 
+    def self_group(self, against: Any = None) -> Any:
+        """As it is: where a database has no booleans, SQLAlchemy would write ``= 1`` behind it, and SQLite would then
+        read the whole table instead of its index."""
+        return self
+
 
 @compiles(among)
 def _among_in(element: among, compiler: Any, **options: Any) -> str:
