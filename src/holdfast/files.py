@@ -6,12 +6,13 @@ Every call blocks and belongs in a pool. What must survive a power cut goes: ``c
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,10 @@ class Files(Protocol):
 
     def size(self, path: Path) -> int | None:
         """Bytes of a regular file, None if there is none."""
+        ...
+
+    def sizes(self, path: Path, names: Sequence[str]) -> builtins.list[int | None]:
+        """As ``size``, of many files in one directory: no path is made for each."""
         ...
 
     def space(self, path: Path) -> Space: ...
@@ -222,6 +227,16 @@ class OsFiles:
         except FileNotFoundError:
             return None
 
+    def sizes(self, path: Path, names: Sequence[str]) -> builtins.list[int | None]:
+        try:
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return [None] * len(names)
+        try:
+            return [_size_in(directory, name) for name in names]
+        finally:
+            os.close(directory)
+
     def space(self, path: Path) -> Space:
         found = os.statvfs(path)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
@@ -231,6 +246,13 @@ class OsFiles:
 
     def lock(self, path: Path) -> AbstractContextManager[None]:
         return locked(path)
+
+
+def _size_in(directory: int, name: str) -> int | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_size
+    except FileNotFoundError:
+        return None
 
 
 def read_file(files: Files, path: Path, size_max: int) -> bytes | None:

@@ -102,11 +102,11 @@ async def test_a_source_may_fill_its_buffer_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "beside another"])
 async def test_a_put_that_is_called_off_leaves_the_file_to_who_uses_it(tmp_path: Path, others: int) -> None:
     """The thread that writes goes on; only then is the file closed and removed."""
-    house, writing = House(tmp_path / "store"), asyncio.Event()
+    house, writing = House(tmp_path / "store"), asyncio.Semaphore(0)
 
     async def source(first: bytes) -> AsyncIterator[Buffer]:
         yield first
-        writing.set()
+        writing.release()
         await asyncio.Event().wait()
 
     async with house as store:
@@ -115,7 +115,8 @@ async def test_a_put_that_is_called_off_leaves_the_file_to_who_uses_it(tmp_path:
             asyncio.ensure_future(store.put(Digest.of(body + body), 2 * PIECE_BYTES_MAX, source(body)))
             for body in bodies
         ]
-        await writing.wait()
+        for _ in puts:
+            await writing.acquire()
         for put in puts:
             put.cancel()
         for _ in range(10):

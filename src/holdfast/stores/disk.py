@@ -253,22 +253,28 @@ class DiskStore:
             found: list[Info] = []
             lowest = "" if after is None else str(after)
             for directory in self._paths.directories()[after[0] if after is not None else 0 :]:
-                for name in disk_layout.names(self._files, directory, lowest):
-                    digest = Digest(bytes.fromhex(name))
-                    size = self._size(digest)
-                    if size is not None:
-                        found.append(Info(digest, size))
-                    if len(found) == limit:
-                        return found
+                names = disk_layout.names(self._files, directory, lowest)
+                for start in range(0, len(names), limit):
+                    part = names[start : start + limit]
+                    for name, seen in zip(part, self._files.sizes(directory, part), strict=True):
+                        digest = Digest(bytes.fromhex(name))
+                        size = self._believed(digest, seen)
+                        if size is not None:
+                            found.append(Info(digest, size))
+                        if len(found) == limit:
+                            return found
             return found
 
         return await self._visit(self._pool, page)
 
     def _size(self, digest: Digest) -> int | None:
-        if digest in self._changes.commit.unsettled:
+        return self._believed(digest, self._files.size(self._paths.blob(digest)))
+
+    def _believed(self, digest: Digest, size: int | None) -> int | None:
+        """The size of the file as that of a blob: one that is not durable yet, or torn and not counted yet, is none."""
+        if digest in self._changes.commit.unsettled or (size == 0 and digest != EMPTY):
             return None
-        size = self._files.size(self._paths.blob(digest))
-        return None if size == 0 and digest != EMPTY else size  # a torn file that the count has not come to yet
+        return size
 
     # -- delete, trash, quarantine
 

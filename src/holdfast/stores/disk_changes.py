@@ -90,8 +90,7 @@ class DiskChanges:
         with self.tally.counting() as number:
             directory = self._paths.objects / f"{number:02x}"
             found = names(self._files, directory)
-            for name in found:
-                size = self._files.size(directory / name)
+            for name, size in zip(found, self._files.sizes(directory, found), strict=True):
                 if size == 0:
                     empty.append(Digest(bytes.fromhex(name)))
                 used += size or 0

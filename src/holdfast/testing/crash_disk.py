@@ -10,11 +10,12 @@ which of these real file systems do.)
 
 from __future__ import annotations
 
+import builtins
 import errno
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -327,6 +328,9 @@ class CrashDisk:
             self._alive(path)
             node = self._node(path)
             return len(node.seen) if isinstance(node, _File) else None
+
+    def sizes(self, path: Path, names: Sequence[str]) -> builtins.list[int | None]:
+        return [self.size(path / name) for name in names]
 
     def space(self, path: Path) -> Space:
         with self._lock:

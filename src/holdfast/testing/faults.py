@@ -6,10 +6,11 @@ run it once without faults, count the calls, then once for each of them with a f
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,6 +176,9 @@ class FaultyFiles:
     def size(self, path: Path) -> int | None:
         self._pass("size", path)
         return self.inner.size(path)
+
+    def sizes(self, path: Path, names: Sequence[str]) -> builtins.list[int | None]:
+        return [self.size(path / name) for name in names]
 
     def space(self, path: Path) -> Space:
         self._pass("space", path)
