@@ -101,6 +101,6 @@ class Fallback:
 
     async def _waits(self, names: Sequence[str], below: bool) -> str:
         for name in names:
-            if await self._queued.waits(name) or (below and await self._queued.below(name)):
+            if await self._queued.waits(name) or (below and await self._queued.any_below(name)):
                 return name
         return ""

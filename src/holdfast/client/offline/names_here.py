@@ -6,6 +6,7 @@ while the coordinator does not answer: the network has something else there, and
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from holdfast.codec.refs import Ref, RefKind
 from holdfast.errors import NotFound, Unavailable
 from holdfast.pool import Pool
 from holdfast.wire import messages as m
+
+HELD_MAX = 1000
+"""Queued changes of a directory in memory while it is listed."""
 
 
 class Marked(NamedTuple):
@@ -108,40 +112,34 @@ class NamesHere(Names):
     async def _pages_here(self, directory: str) -> AsyncIterator[tuple[list[Marked], m.RefPage]]:
         """Pages of ``marked``, each with that of the coordinator: it brings places, so nobody need ask for them."""
         nothing = m.RefPage(records=[])
-        waiting = await self.queued.inside(directory)
-        hidden = {path for path, one in waiting.items() if self._offline or not one.conflict}
-
-        def shown(page: list[Marked]) -> list[Marked]:
-            """Without what the queue has newer; a directory made on the way is nothing new where there is one."""
-            hidden.difference_update(
-                one.ref.sealed.path
-                for one in page
-                if one.ref.sealed.path in hidden and waiting[one.ref.sealed.path].change.ancestor
-            )
-            return [one for one in page if one.ref.sealed.path not in hidden]
-
+        queued = _Queued(self._offline)
+        async for one in self.queued.inside(directory):
+            queued.add(one)
         begun = False
         try:
             if not self._offline:
                 async for entries, page in super().listing(directory):
                     begun = True
-                    yield shown([Marked(ref, record) for ref, record in entries]), page
+                    yield queued.left_of([Marked(ref, record) for ref, record in entries]), page
         except Unavailable:
             if begun:
                 raise
-            hidden.update(waiting)
+            queued.alone = True
             remembered = await self._seen_in(directory)
-            if not remembered and not waiting:
+            if not remembered and not queued.kinds:
                 raise
-            yield shown(remembered), nothing
+            yield queued.left_of(remembered), nothing
         if self._offline:
-            yield shown(await self._seen_in(directory)), nothing
-        queued = [
-            Marked(one.ref, one.change.record, queued=one.entry.sequence, conflict=one.conflict)
-            for path, one in waiting.items()
-            if path in hidden and one.ref.clear.kind is not RefKind.TOMBSTONE
-        ]
-        yield queued, nothing
+            yield queued.left_of(await self._seen_in(directory)), nothing
+        of_queue: list[Marked] = []
+        for path in queued.shown():
+            found = _found(queued.held[path]) if path in queued.held else await self.find_any(path)
+            if found is not None and found.ref.clear.kind is not RefKind.TOMBSTONE:
+                of_queue.append(Marked(found.ref, found.record, found.seen, found.queued, found.conflict))
+            if len(of_queue) == HELD_MAX:
+                yield of_queue, nothing
+                of_queue = []
+        yield of_queue, nothing
 
     async def history(self, path: str) -> list[tuple[Ref, m.RefVersion]]:
         """As ``Names.history``; offline what was seen last and what waits, newest first, as far as that goes."""
@@ -166,9 +164,9 @@ class NamesHere(Names):
             async for thrown in super().trash(directory):
                 yield thrown
             return
-        for path, waiting in (await self.queued.inside(directory)).items():
+        async for waiting in self.queued.inside(directory):
             if gone(waiting):
-                for ref, kept in await self.history(path):
+                for ref, kept in await self.history(waiting.change.path):
                     if ref.clear.kind is not RefKind.TOMBSTONE:
                         yield Thrown(waiting.ref, ref, kept.record, waiting.entry.created, 0.0)
                         break
@@ -199,3 +197,49 @@ class NamesHere(Names):
 def _found(waiting: Waiting) -> Found:
     change = waiting.change
     return Found(waiting.ref, change.record, change.keep, {}, queued=waiting.entry.sequence, conflict=waiting.conflict)
+
+
+class _Kind(enum.IntFlag):
+    """What a listing has to know of a queued change."""
+
+    CONFLICT = 1
+    MADE = 2  # a directory made on the way
+    GONE = 4
+
+
+class _Queued:
+    """What is queued in one directory, while it is listed. Of all but the first ``HELD_MAX`` only names are held."""
+
+    def __init__(self, alone: bool) -> None:
+        """``alone``: the network says nothing, so that conflicts show, too."""
+        self.alone = alone
+        self.kinds: dict[str, _Kind] = {}
+        self.held: dict[str, Waiting] = {}
+
+    def add(self, one: Waiting) -> None:
+        path = one.change.path
+        kind = _Kind.CONFLICT if one.conflict else _Kind(0)
+        if one.change.ancestor:
+            kind |= _Kind.MADE
+        self.kinds[path] = kind | _Kind.GONE if gone(one) else kind
+        self.held.pop(path, None)
+        if len(self.held) < HELD_MAX:
+            self.held[path] = one
+
+    def left_of(self, page: list[Marked]) -> list[Marked]:
+        """Without what the queue has newer; a directory made on the way is nothing new where there is one."""
+        left = []
+        for one in page:
+            path = one.ref.sealed.path
+            if self._hides(path) and self.kinds[path] & _Kind.MADE:
+                del self.kinds[path]
+            if not self._hides(path):
+                left.append(one)
+        return left
+
+    def shown(self) -> list[str]:
+        return [path for path, kind in self.kinds.items() if self._hides(path) and not kind & _Kind.GONE]
+
+    def _hides(self, path: str) -> bool:
+        kind = self.kinds.get(path)
+        return kind is not None and (self.alone or not kind & _Kind.CONFLICT)
