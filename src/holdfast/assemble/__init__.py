@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.assemble.coordinators import CoordinatorRebuilt as CoordinatorRebuilt
     from holdfast.assemble.coordinators import backup_coordinator as backup_coordinator
+    from holdfast.assemble.coordinators import copy_coordinator as copy_coordinator
     from holdfast.assemble.coordinators import init_coordinator as init_coordinator
     from holdfast.assemble.coordinators import make_coordinator as make_coordinator
     from holdfast.assemble.coordinators import rebuild_coordinator as rebuild_coordinator
@@ -95,6 +96,7 @@ _HOME = {
     "recover_coordinator": "coordinators",
     "restore_coordinator": "coordinators",
     "init_coordinator": "coordinators",
+    "copy_coordinator": "coordinators",
     "make_coordinator": "coordinators",
     "init_standby": "standby",
     "make_coordinator_server": "standby",
@@ -121,6 +123,7 @@ __all__ = [
     "change_passphrase",
     "check_key",
     "check_store",
+    "copy_coordinator",
     "copy_store",
     "fetch_url",
     "free_ports",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.setup import CoordinatorMade
 from holdfast.errors import BadConfig
 from holdfast.metadata import queries_members
+from holdfast.metadata.copying import TableSum, copy_database, path_of
 from holdfast.wire.http import HttpClient, checked_url
 
 
@@ -194,6 +195,24 @@ async def restore_coordinator(source: Path, data: Path, machine: Machine = THIS_
     pool = machine.pool(1, "backup")
     try:
         return await pool.run(lambda: backup.restore_backup(source, data, files=machine.files))
+    finally:
+        pool.close()
+
+
+async def copy_coordinator(source: str, target: str, machine: Machine = THIS_MACHINE) -> list[TableSum]:
+    """Copies a coordinator's database, ``sqlite:PATH`` or a PostgreSQL's URL each; see ``metadata.copying``.
+
+    BadConfig also while a coordinator runs in the directory of a SQLite database.
+    """
+    pool = machine.pool(1, "copy")
+    try:
+        with ExitStack() as held:
+            paths = [path_of(url).absolute() for url in (source, target) if url.startswith("sqlite:")]
+            for directory in dict.fromkeys(path.parent for path in paths):
+                if not directory.is_dir():
+                    raise BadConfig(f"there is no directory {directory}")
+                held.enter_context(machine.files.lock(directory / setup.LOCK_FILE))
+            return await pool.run(copy_database, source, target)
     finally:
         pool.close()
 

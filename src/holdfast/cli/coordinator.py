@@ -190,6 +190,30 @@ async def _restore(invocation: Invocation, file: Path, data: Path) -> None:
     invocation.data(f"  holdfast coordinator recover --data {data}")
 
 
+@command.command("copy")
+@click.option("--from", "source", metavar="URL", required=True, help="sqlite:PATH or postgresql://USER@HOST/NAME.")
+@click.option("--to", "target", metavar="URL", required=True, help="The same; it must be empty.")
+@current
+def copy(invocation: Invocation, source: str, target: str) -> None:
+    """Copy a coordinator's database to another kind, and compare both: counts and digests of all rows.
+
+    No coordinator may run on either. Afterwards run the coordinator on the copy, and never again on what was copied.
+    """
+    invocation.run(_copy(invocation, source, target))
+
+
+async def _copy(invocation: Invocation, source: str, target: str) -> None:
+    from holdfast import assemble
+
+    sums = await assemble.copy_coordinator(source, target)
+    if invocation.json:
+        invocation.document({"tables": [{"table": one.table, "rows": one.rows, "digest": one.digest} for one in sums]})
+        return
+    for one in sums:
+        invocation.data(f"{one.table:<16} {one.rows:>12,} {one.digest}")
+    invocation.note("Both databases hold the same. From now on, run the coordinator on the copy only.")
+
+
 @command.command("recover")
 @DATA
 @click.option("--nodes", metavar="URL,...", default="", help="Further addresses of nodes, if they have moved.")

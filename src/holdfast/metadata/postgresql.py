@@ -233,26 +233,11 @@ class Session:
 
     def _take(self, connection: Connection) -> None:
         """Makes the database this session's alone."""
-        version, fsync, synchronous, standby = connection.execute(_SETTINGS).one()
-        if version < SERVER_VERSION_MIN:
-            raise BadConfig(f"PostgreSQL {SERVER_VERSION_MIN // 10000} or newer is needed")
-        if fsync != "on" or synchronous == "off":
-            raise BadConfig(
-                f"the PostgreSQL loses what it acknowledged (fsync {fsync}, synchronous_commit {synchronous}): "
-                "set both to on in postgresql.conf, and see that no ALTER ROLE or ALTER DATABASE sets them otherwise"
-            )
-        if standby:
-            raise Unavailable("the PostgreSQL is a standby, which takes no changes: name its primary")
+        _fit(connection)
         connection.execute(_NOTICE)
         if self._backend is not None:  # its process may still wait for a client that has lost it
             connection.execute(_END_SESSION, {"pid": self._backend.pid, "start": self._backend.backend_start})
-        connection.execute(_LOCK_WAIT)
-        try:
-            connection.execute(_LOCK, {"key": LOCK_KEY})
-        except DBAPIError as error:
-            if not is_lock_timeout(error):
-                raise
-            raise Occupied("another coordinator works on this database: stop it, or use another one") from error
+        _lock(connection)
         self._backend = connection.execute(_SESSION).one()
 
     def _compare(self, connection: Connection) -> None:
@@ -265,6 +250,40 @@ class Session:
         if lost is not None and lost.committed and lost.abandoned:
             raise StorePoisoned(TOO_LATE)
         self._stamp, self._lost = found, None
+
+
+def _fit(connection: Connection) -> None:
+    """BadConfig or Unavailable unless this server keeps what it acknowledges."""
+    version, fsync, synchronous, standby = connection.execute(_SETTINGS).one()
+    if version < SERVER_VERSION_MIN:
+        raise BadConfig(f"PostgreSQL {SERVER_VERSION_MIN // 10000} or newer is needed")
+    if fsync != "on" or synchronous == "off":
+        raise BadConfig(
+            f"the PostgreSQL loses what it acknowledged (fsync {fsync}, synchronous_commit {synchronous}): "
+            "set both to on in postgresql.conf, and see that no ALTER ROLE or ALTER DATABASE sets them otherwise"
+        )
+    if standby:
+        raise Unavailable("the PostgreSQL is a standby, which takes no changes: name its primary")
+
+
+def _lock(connection: Connection) -> None:
+    """Holds the database until the connection ends; Occupied if another has it."""
+    connection.execute(_LOCK_WAIT)
+    try:
+        connection.execute(_LOCK, {"key": LOCK_KEY})
+    except DBAPIError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise Occupied("another coordinator works on this database: stop it, or use another one") from error
+
+
+def claim(connection: Connection) -> None:
+    """In a transaction that has begun: nobody else works on the database until the connection ends.
+
+    Occupied if a coordinator does; BadConfig, Unavailable if the server is not fit for one.
+    """
+    _fit(connection)
+    _lock(connection)
 
 
 def show_alive(connection: Connection) -> None:
