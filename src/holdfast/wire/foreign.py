@@ -10,19 +10,19 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import aiohttp
-import yarl
 
 from holdfast.blob import PIECE_BYTES_MAX, Buffer
 from holdfast.errors import BadRequest, HoldfastError, TimedOut, Unavailable
 from holdfast.wire.network import CONNECT_TIMEOUT_S, Network
 
+if TYPE_CHECKING:
+    import aiohttp  # see network.py
+
 STALL_S = 10.0
 IGNORED_BYTES_MAX = 64 << 10
 READ_BUFFER_BYTES = 256 << 10
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None)
 
 
 def checked_target(text: str) -> str:
@@ -111,6 +111,8 @@ class ForeignHttp:
         loop = asyncio.get_running_loop()
         failed: list[HoldfastError] = []
         sent = {**headers, "accept-encoding": "identity"}
+        import yarl
+
         with _network_errors(origin(url), failed):
             async with asyncio.timeout(STALL_S) as deadline:
 
@@ -141,9 +143,11 @@ class ForeignHttp:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
+            import aiohttp
+
             self._session = aiohttp.ClientSession(
                 connector=self._network.connector(limit_per_host=self._connections_per_host, tls=self._tls),
-                timeout=_TIMEOUT,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
@@ -166,6 +170,8 @@ async def _body(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[Buf
 @contextmanager
 def _network_errors(where: str, failed: list[HoldfastError]) -> Iterator[None]:
     """Raises trouble on the way as ours; what failed on our own side first is the reason for it."""
+    import aiohttp
+
     try:
         yield
     except HoldfastError:

@@ -6,11 +6,12 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Protocol
-
-import aiohttp
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.errors import Unavailable
+
+if TYPE_CHECKING:
+    import aiohttp  # loaded when a server that is not ours is first spoken to: most commands never do, and start sooner
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTION_S = 60.0
@@ -60,6 +61,8 @@ class TcpNetwork:
     """The operating system's TCP."""
 
     def connector(self, *, limit_per_host: int, tls: ssl.SSLContext | None) -> aiohttp.BaseConnector:
+        import aiohttp
+
         return aiohttp.TCPConnector(
             limit=0,  # only per host: one silent host must not use up what others need
             limit_per_host=limit_per_host,
