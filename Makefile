@@ -50,6 +50,7 @@ FUZZ_REQUESTS ?= 100000
 fuzz: $(READY) ## every parser of bytes from outside, a million inputs each, then hostile requests to real servers
 	@$(BIN)/python -m tests.fuzz.run --runs $(FUZZ_RUNS) $(NAMES)
 	@$(BIN)/python -m tests.fuzz.sockets --requests $(FUZZ_REQUESTS)
+	@$(BIN)/python -m tests.fuzz.slow
 	@$(BIN)/python -m tests.fuzz.contract
 
 bench: $(READY) ## every quoted figure, as a ratio to this machine's limits

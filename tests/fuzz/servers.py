@@ -53,7 +53,7 @@ class Server:
         """Lines of its log that speak of a bug."""
         lines = self.log.read_text(errors="replace").splitlines()
         found = [number for number, line in enumerate(lines) if any(word in line for word in _BUGS)]
-        return ["\n".join(lines[number : number + 40])[:6000] for number in found]
+        return ["\n".join(lines[number : number + 30])[-3000:] for number in found]
 
 
 def _holdfast(*words: str, home: Path) -> str:

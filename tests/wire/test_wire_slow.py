@@ -166,6 +166,26 @@ def test_whoever_does_not_read_a_large_answer_is_cut_off(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("kind", ["stream", "bytes", "file"])
+def test_whoever_goes_while_an_answer_is_sent_is_no_bug_of_ours(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(stage: Stage) -> None:
+        stage.kind = kind
+        stage.network.link("node", "laptop").set(bandwidth=1e6, latency_s=0.01, jitter=0)
+        for tenths in range(1, 20, 3):
+            raw = await stage.dial()
+            raw.transport.write(GET)
+            await asyncio.sleep(tenths / 10)
+            raw.transport.abort()
+        await asyncio.sleep(5)
+        assert stage.service.in_flight == 0
+
+    scene(tmp_path, play)
+    assert "request_failed" not in capsys.readouterr().err
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("kind", ["stream", "bytes", "file"])
 def test_whoever_reads_fast_enough_gets_all_of_it(tmp_path: Path, kind: str) -> None:
     async def play(stage: Stage) -> None:
         stage.kind = kind

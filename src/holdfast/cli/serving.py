@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from holdfast.auth.identity import Id
     from holdfast.wire.network import Listener
+
+
+DESCRIPTORS = 16_384
 
 
 class Server(Protocol):
@@ -116,6 +120,7 @@ async def serve(
 
     if not server.secure and not is_loopback(public):
         invocation.note(f"{public} is served without TLS: what passes is signed, but readable on the way.")
+    allow_descriptors()
     try:
         listener = await server.start()
         if metrics is not None:
@@ -127,6 +132,15 @@ async def serve(
         invocation.note("stopping: what is under way may finish")
     finally:
         await server.stop()
+
+
+def allow_descriptors() -> None:
+    """As many descriptors as the system lets this process have, within reason: the usual 1,024 are for programs that
+    use select(), and a thousand slow clients would use them up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _settle_memory() -> None:

@@ -101,6 +101,8 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is no HTTP. It repeats nothing of what came, and only a bug of ours is logged."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # who asked has gone: aiohttp ends the connection
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:

@@ -434,7 +434,10 @@ class Service:
             await response.prepare(request)
             try:
                 async for piece in reply.pieces:
-                    await response.write(piece)
+                    try:
+                        await response.write(piece)
+                    except ConnectionError as error:
+                        raise ConnectionResetError("the client went away") from error
             except errors.HoldfastError as error:
                 _log.warning("stream_broken_off", role=self._role, path=request.path, reason=error.detail)
                 if request.transport is not None:
@@ -493,12 +496,16 @@ async def _send_slices(transport: asyncio.BaseTransport, file: BinaryIO, start: 
     loop = asyncio.get_running_loop()
     for at in range(start, stop, FILE_SLICE_BYTES):
         count = min(FILE_SLICE_BYTES, stop - at)
+        if transport.is_closing():
+            raise ConnectionResetError("the client went away")
         try:
             async with asyncio.timeout(BODY_STALL_S + count / BODY_BYTES_PER_S_MIN):
                 await loop.sendfile(transport, file, at, count)
         except TimeoutError as error:
             transport.abort()
             raise ConnectionResetError("the client reads too slowly") from error
+        except ConnectionError as error:  # asyncio says it in several ways
+            raise ConnectionResetError("the client went away") from error
 
 
 def _single_headers(request: web.BaseRequest) -> dict[str, str]:
