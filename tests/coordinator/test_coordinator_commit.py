@@ -63,6 +63,16 @@ async def test_degraded_takes_what_is_there_but_not_less_than_the_floor(hall: Ha
     assert (status.packs.degraded, status.packs.floor, status.may_die) == (1, 1, 1)
 
 
+async def test_an_order_beside_a_look_forgets_no_pack_that_lacks_copies(hall: Hall) -> None:
+    """What a degraded commit left to repair is known to one look only; the next one goes on from there."""
+    owner, repair = hall.owner, hall.coordinator.repair
+    await owner.ask(routes.REPAIR, m.RepairOrder(order="pause"))
+    written = owner.write("a", [digest_of("a")])
+    assert await owner.states([written], packs=[hall.pack("a", copies=2)], allow_degraded=True) == COMMITTED
+    await asyncio.gather(repair.unit(), repair.unit())
+    assert (await owner.ask(routes.REPAIR, m.RepairOrder(order="pause"))).due_packs == 1
+
+
 @pytest.mark.parametrize(
     "forged",
     [{"digest": digest_of("other")}, {"size": 999}, {"sequence": -1}],

@@ -6,6 +6,7 @@ looks again, and gives every silent node a full window.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -85,6 +86,7 @@ class Repair:
         self._swept = -math.inf
         self._largest = 1
         self._next_due = NEVER
+        self._one = asyncio.Lock()
 
     # --- what is there ---
 
@@ -151,7 +153,15 @@ class Repair:
     # --- the unit ---
 
     async def unit(self) -> Progress:
-        """Looks if something changed or is due, then hands out as many tasks as are allowed."""
+        """Looks if something changed or is due, then hands out as many tasks as are allowed.
+
+        An operator's order calls it beside the worker: one after the other, or what one look found the other would
+        forget.
+        """
+        async with self._one:
+            return await self._unit()
+
+    async def _unit(self) -> Progress:
         state, dispatch = self._state, self._dispatch
         now = state.registry.look()
         for job in dispatch.expire(now):
