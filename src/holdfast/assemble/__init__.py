@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from holdfast.assemble.nodes import NodeMade as NodeMade
     from holdfast.assemble.nodes import init_node as init_node
     from holdfast.assemble.nodes import make_node as make_node
+    from holdfast.assemble.nodes import node_disks as node_disks
     from holdfast.assemble.nodes import node_facts as node_facts
     from holdfast.assemble.outboxes import home_counts as home_counts
     from holdfast.assemble.outboxes import open_outbox as open_outbox
@@ -88,6 +89,7 @@ _HOME = {
     "NodeMade": "nodes",
     "init_node": "nodes",
     "make_node": "nodes",
+    "node_disks": "nodes",
     "node_facts": "nodes",
     "reserve_bytes": "node_stores",
     "CoordinatorRebuilt": "coordinators",
@@ -141,6 +143,7 @@ __all__ = [
     "make_coordinator_server",
     "make_node",
     "make_store",
+    "node_disks",
     "node_facts",
     "open_exchange",
     "open_network",

@@ -276,3 +276,9 @@ def node_facts(data: Path, machine: Machine = THIS_MACHINE) -> NodeMade:
         directory.check_store(disk_layout.load(machine.files, root, None))
     joined = _membership(directory, machine)
     return NodeMade(directory.identity.id, record.name, record.store_id, record.domain, joined.coordinator)
+
+
+def node_disks(data: Path, machine: Machine = THIS_MACHINE) -> list[Path]:
+    """The directories whose disks the node in ``data`` needs: its own and, if it lies in another one, its store's."""
+    root = disk_root(data, layout.open_node(data, files=machine.files).record)
+    return [data] if root in (None, data) else [data, Path(str(root))]

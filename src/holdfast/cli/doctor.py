@@ -185,12 +185,14 @@ async def _node(invocation: Invocation, directory: Path) -> AsyncIterator[Findin
         yield Finding(check, "fail", sentence(error), "Is the right disk mounted?")
         return
     yield Finding(check, "ok", f"{facts.name} ({facts.id.short}), store {facts.store[:12]} is the one it served last")
-    space = assemble.space(directory)
-    reserve = assemble.reserve_bytes(space.total)
-    enough = space.free > reserve
-    text = f"{size_words(space.free)} free, {size_words(reserve)} of them are left to others"
-    yield Finding("space", "ok" if enough else "warn", text, "It takes no more data until there is room.")
-    yield _guarded("sync", lambda: _sync(assemble.time_syncs(directory, SYNC_ROUNDS)))
+    for disk in assemble.node_disks(directory):
+        space = assemble.space(disk)
+        reserve = assemble.reserve_bytes(space.total)
+        enough = space.free > reserve
+        text = f"{size_words(space.free)} free, {size_words(reserve)} of them are left to others"
+        where = "" if disk == directory else f" in {disk}"
+        yield Finding(f"space{where}", "ok" if enough else "warn", text, "It takes no more data until there is room.")
+        yield _guarded(f"sync{where}", lambda disk=disk, where=where: sync_finding(disk, where))  # type: ignore[misc]
     try:
         async with await assemble.open_network(invocation.home) as network:
             mine = [node for node in await network.nodes() if node.id == facts.id]
@@ -201,13 +203,20 @@ async def _node(invocation: Invocation, directory: Path) -> AsyncIterator[Findin
         )
 
 
-def _sync(seconds: float) -> Finding:
+def sync_finding(disk: Path, where: str = "") -> Finding:
+    """Times syncs there, and says when they are too fast to be true."""
+    from holdfast import assemble
+
+    return _judged(assemble.time_syncs(disk, SYNC_ROUNDS), f"sync{where}")
+
+
+def _judged(seconds: float, check: str) -> Finding:
     text = f"{seconds * 1000:.2f} ms for 4 KiB"
     if seconds < SYNC_FAST_S:
         advice = "That is memory, not a disk: after a power cut acknowledged data may be gone."
-        return Finding("sync", "warn", text, advice)
+        return Finding(check, "warn", text, advice)
     slow = seconds > SYNC_SLOW_S
-    return Finding("sync", "warn" if slow else "ok", text, "Puts wait for this disk; is it busy or failing?")
+    return Finding(check, "warn" if slow else "ok", text, "Puts wait for this disk; is it busy or failing?")
 
 
 def _reachable(node: NodeInfo | None) -> Finding:
