@@ -61,11 +61,19 @@ def main(arguments: list[str] | None = None) -> int:
     results = options.json or _RESULTS / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}.json"
     write(results, figures, facts, asdict(scale))
     print(table(figures))
-    if options.picture is not None:
-        before = [json.loads(path.read_text()) for path in _RESULTS.glob("*.json")]
-        options.picture.write_text(drawn(latest([*before, json.loads(results.read_text())])))
+    if options.picture is not None and not options.quick:
+        _draw(options.picture, results)
     print(f"{time.time() - started:.0f} s; details in {results}", file=sys.stderr)
     return 1 if any(figure.ok is False for figure in figures) else 0
+
+
+def _draw(picture: Path, results: Path) -> None:
+    """What this run left out comes from earlier ones."""
+    before = [json.loads(path.read_text()) for path in _RESULTS.glob("*.json")]
+    try:
+        picture.write_text(drawn(latest([*before, json.loads(results.read_text())])))
+    except ValueError as error:
+        print(f"no picture: {error}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
