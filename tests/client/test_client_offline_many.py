@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.client.test_client_offline import grid_story, outbox_of
+from tests.client.offline_stories import grid_story, outbox_of
 
 from holdfast import errors
 from holdfast.client.offline.names_here import HELD_MAX

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.client.test_client_offline import Away, grid_story, names, outbox_of, waiting
+from tests.client.offline_stories import Away, grid_story, names, outbox_of, waiting
 
 from holdfast import errors
 from holdfast.auth.documents import canonical

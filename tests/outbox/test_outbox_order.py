@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 from dataclasses import dataclass
@@ -38,11 +39,21 @@ def tag(key: int) -> bytes:
     return bytes((key,)) * 16
 
 
+@functools.cache
+def empty() -> bytes:
+    """An empty queue, made once: making one waits for the disk."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "queue.db"
+        QueueFile(path, OsFiles(), bytes(32), SeededRandomness(1)).close()
+        return path.read_bytes()
+
+
 class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
         path = Path(self.directory.name) / "queue.db"
+        path.write_bytes(empty())
         self.file = QueueFile(path, OsFiles(), bytes(32), SeededRandomness(1))
         self.file._db.pragma("synchronous", "off")
         self.items: list[Item] = []
