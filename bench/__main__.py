@@ -24,6 +24,7 @@ _PARTS = {
     "buckets": "NATS buckets of one and three copies beside the bare calls",
     "outbox": "durable entries beside synced commits, delivery of small writes, one large body",
     "start": "a node of a million blobs after a clean stop and after SIGKILL",
+    "commits": "commits of small puts on SQLite and PostgreSQL, one client and eight",
     "plans": "what repair takes from the question who lacks copies to the ordered list",
     "scale": "a thousand nodes and a million packs: what repair decides, when all is whole, nines of each policy",
     "exchange": "plain blobs between nodes beside nginx, a direct copy and the origin alone",

@@ -1,4 +1,8 @@
-"""Which database is below a coordinator: SQLite and, marked ``rig``, one real PostgreSQL for all tests of a run."""
+"""Which database is below a coordinator: SQLite and, marked ``rig``, one real PostgreSQL for all tests of a run.
+
+Stories of healing and of loss take minutes on it and are ``slow`` too:
+``pytest -m rig tests/heal tests/loss -k postgresql``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return server.fresh()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.rig)])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.rig, pytest.mark.slow])])
 def below(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``story`` of tests/heal and tests/loss puts below its grids."""
     if request.param == "postgresql":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -100,6 +101,32 @@ async def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_doubled(
         names.append(f"name-{len(names)}")
         await commit(hall, names[-1])
         await whole(hall, names)
+    await hall.restart()
+    await whole(hall, names)
+
+
+async def test_eight_clients_over_a_server_that_dies_again_and_again(hall: Hall, postgres: PostgresServer) -> None:
+    """Each sends the very same commit until it is told that it was done: none is lost, none is done twice."""
+    names: list[str] = []
+
+    async def client(number: int) -> None:
+        count = 0
+        while not killer.done() or count < 3:
+            name = f"name-{number}-{count}"
+            await commit(hall, name)
+            names.append(name)
+            count += 1
+
+    async def kill() -> None:
+        for wait in (0.2, 0.5, 0.1, 0.4):
+            await asyncio.sleep(wait)
+            await asyncio.to_thread(postgres.restart)
+
+    killer = asyncio.create_task(kill())
+    await asyncio.gather(*(client(number) for number in range(8)))
+    await killer
+    assert len(names) >= 24
+    await whole(hall, names)
     await hall.restart()
     await whole(hall, names)
 

