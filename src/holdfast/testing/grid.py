@@ -284,7 +284,7 @@ class Grid:
 
         def die() -> None:
             burial = self._bury(process, self._die(process))
-            task = self.loop.create_task(burial, context=contextvars.Context())  # not one of its own tasks
+            task = contextvars.Context().run(self.loop.create_task, burial)  # not one of its own tasks
             task.add_done_callback(lambda _: None if end.done() else end.set_result(None))
 
         life.end_in(steps, die)
