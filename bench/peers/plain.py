@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import queue
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def put_file(port: int, path: str, source: Path) -> bytes:
 
 
 def get_file(port: int, path: str, target: Path) -> None:
-    """The body of a GET, written to ``target``."""
+    """The body of a GET, written to ``target`` and synced, as a get of ours is before its file appears."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     piece = memoryview(bytearray(_PIECE_BYTES))
     try:
@@ -42,6 +43,7 @@ def get_file(port: int, path: str, target: Path) -> None:
         with target.open("wb", buffering=0) as file:
             while count := answer.readinto(piece):
                 file.write(piece[:count])
+            os.fsync(file.fileno())
     finally:
         connection.close()
 
