@@ -15,6 +15,11 @@ from holdfast.errors import BadConfig, Exists, NotFound
 from holdfast.testing.grid import Grid
 
 
+@pytest.fixture
+def below() -> None:
+    """SQLite alone: a PostgreSQL has its own pg_dump."""
+
+
 def test_a_backup_of_a_running_coordinator_is_put_back(tmp_path: Path) -> None:
     async def tell(grid: Grid) -> None:
         vault = await grid.vault()

@@ -202,8 +202,13 @@ def test_without_the_key_nodes_and_devices_join_a_new_coordinator(tmp_path: Path
         await grid.kill(grid.coordinator)
         for path in grid.coordinator.data.iterdir():
             path.unlink()
+        lose_database(grid)
         made = await assemble.init_coordinator(
-            grid.coordinator.data, advertise="http://coordinator:7430", survive=4, machine=grid.machine("coordinator")
+            grid.coordinator.data,
+            advertise="http://coordinator:7430",
+            survive=4,
+            database=grid.database,
+            machine=grid.machine("coordinator"),
         )
         await grid.start(grid.coordinator)
         for node in grid.nodes:
