@@ -151,3 +151,11 @@ def test_numbers_are_those_that_databases_hold(field: str, value: int) -> None:
     body = canonical(["holdfast/receipt", 1, {**fields, field: value}])
     with pytest.raises(BadRequest):
         open_signed(Receipt, canonical([body, NODE.sign(body)]), NODE.id)
+
+
+@pytest.mark.parametrize("version", [True, 1.0, 2, "1", None])
+def test_a_version_is_a_number_and_nothing_that_equals_it(version: object) -> None:
+    fields = {"node": bytes(NODE.id), "store": b"s" * 16, "digest": bytes(32), "size": 0, "sequence": 1, "time": 1}
+    body = canonical(["holdfast/receipt", version, fields])
+    with pytest.raises(BadRequest, match="not a receipt"):
+        open_signed(Receipt, canonical([body, NODE.sign(body)]), NODE.id)

@@ -84,7 +84,8 @@ def read(kind: type[T], envelope: bytes) -> tuple[T, bytes, bytes]:
         raise BadRequest(f"{kind.KIND}: not a signed document")
     body, signature = parts
     content = uncanonical(body, kind.KIND)
-    if not (isinstance(content, list) and len(content) == 3 and content[:2] == [f"holdfast/{kind.KIND}", kind.VERSION]):
+    head = [f"holdfast/{kind.KIND}", kind.VERSION]
+    if not (isinstance(content, list) and len(content) == 3 and content[:2] == head and type(content[1]) is int):
         raise BadRequest(f"not a {kind.KIND} of version {kind.VERSION}")
     try:
         return msgspec.convert(content[2], kind, dec_hook=typed), body, signature

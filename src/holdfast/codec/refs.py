@@ -213,7 +213,8 @@ def decode_ref_chunk(data: bytes) -> RefChunk:
         raise Corrupt("a ref chunk is too long")
     try:
         value = uncanonical(data, "a ref chunk")
-        if not (isinstance(value, list) and len(value) == 5 and value[:2] == [_CHUNK_LABEL, VERSION]):
+        head = [_CHUNK_LABEL, VERSION]
+        if not (isinstance(value, list) and len(value) == 5 and value[:2] == head and type(value[1]) is int):
             raise Corrupt("no ref chunk, or one of another version")
         _, _, nonce, clear_bytes, sealed_value = value
         if not (isinstance(nonce, bytes) and len(nonce) == NONCE_BYTES and isinstance(clear_bytes, bytes)):
