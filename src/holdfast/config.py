@@ -368,7 +368,7 @@ def _read(path: Path) -> bytes:
 def _tables(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers of more digits than Python reads
         raise BadConfig(f"{path}: {error}") from error
 
 

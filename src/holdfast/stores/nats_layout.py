@@ -121,7 +121,7 @@ class Meta:
             sequences = decode_sequences(str(runs), chunks)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
-        if size < 0 or chunks < 0 or not nuid or set(nuid) & set(" .*>\r\n\t"):
+        if min(size, chunks, chunk_bytes) < 0 or not nuid or set(nuid) & set(" .*>\r\n\t"):
             return None
         return cls(digest, nuid, size, chunks, chunk_bytes, sequences)
 
