@@ -63,7 +63,7 @@ def command(invocation: Invocation, data: tuple[Path, ...]) -> None:
     else:
         colours = {"ok": "green", "warn": "yellow", "fail": "red"}
         for found in findings:
-            invocation.data(f"{click.style(f'{found.state:4}', fg=colours[found.state])}  {found.check}: {found.text}")
+            invocation.marked(f"{found.state:4}", colours[found.state], f"{found.check}: {found.text}")
             if found.state != "ok" and found.advice:
                 invocation.data(f"      {found.advice}")
     if failed:

@@ -51,6 +51,10 @@ class Invocation:
         """A line of what was asked for; whoever wrote what is in it, nothing of it commands the terminal."""
         click.echo(visible_lines(text))
 
+    def marked(self, mark: str, colour: str, text: str) -> None:
+        """A line of what was asked for, behind a coloured word of ours."""
+        click.echo(f"{click.style(mark, fg=colour)}  {visible_lines(text)}")
+
     def document(self, value: Any) -> None:
         """A JSON document on a line of its own: the answer of the command, or one of its events."""
         click.echo(json_line(value))

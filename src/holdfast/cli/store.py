@@ -71,9 +71,9 @@ def check(invocation: Invocation, url: str) -> None:
 def _show_outcome(invocation: Invocation, outcome: Outcome) -> None:
     if outcome.failure is None:
         if not invocation.quiet:
-            invocation.data(f"{click.style('ok  ', fg='green')}  {outcome.name}: {outcome.wants}")
+            invocation.marked("ok  ", "green", f"{outcome.name}: {outcome.wants}")
         return
-    invocation.data(f"{click.style('fail', fg='red')}  {outcome.name}: {outcome.wants}")
+    invocation.marked("fail", "red", f"{outcome.name}: {outcome.wants}")
     invocation.data(f"      {outcome.failure}")
 
 
