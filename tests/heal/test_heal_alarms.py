@@ -125,7 +125,7 @@ def test_a_node_shows_how_old_its_last_look_at_everything_is(tmp_path: Path) -> 
         node = (await holders(grid))[0]
         text = app_of(node).service.metrics.text().decode()
         assert f'holdfast_node_bytes{{account="used"}} {float(app_of(node).store.space().used)}' in text
-        await asyncio.sleep(45 * MINUTE)
+        await asyncio.sleep(150 * MINUTE)
         age = app_of(node).scrub.age()
         assert age is not None
         text = app_of(node).service.metrics.text().decode()
@@ -134,19 +134,19 @@ def test_a_node_shows_how_old_its_last_look_at_everything_is(tmp_path: Path) -> 
         async with await grid.view() as view:
             status = await view.status()
             assert (status.scrub.overdue, status.scrub.nodes) == (0, 0)
-            assert 0 < (status.scrub.oldest or 0) <= 15 * MINUTE
+            assert 0 < (status.scrub.oldest or 0) <= 60 * MINUTE
             assert scrub_words(status).startswith("everything was read again within the last ")
             await app_of(node)._scrub_worker.stop()  # a disk so slow, or a node so busy, that it falls behind
-            await asyncio.sleep(30 * MINUTE)
+            await asyncio.sleep(100 * MINUTE)
             status = await view.status()
             assert (status.scrub.node, status.scrub.nodes) == (node.name, 1)
             assert 0 < status.scrub.overdue <= app_of(node).store.space().used
-            assert 30 * MINUTE <= (status.scrub.oldest or 0) <= 45 * MINUTE
+            assert 100 * MINUTE <= (status.scrub.oldest or 0) <= 160 * MINUTE
             assert "on 1 node not read again in time, the oldest for " in scrub_words(status)
-            assert scrub_words(status).endswith(f" min on {node.name}")
+            assert scrub_words(status).endswith(f" on {node.name}")
             overdue = {found.name: found.overdue for found in await view.nodes()}
         assert [name for name, size in overdue.items() if size] == [node.name]
         text = app_of(node).service.metrics.text().decode()
         assert f"holdfast_scrub_overdue_bytes {float(status.scrub.overdue)}" in text
 
-    story(tmp_path, tell, nodes=2, survive=1, settings={"scrub_period": 15.0 * MINUTE})
+    story(tmp_path, tell, nodes=2, survive=1, settings={"scrub_period": 60.0 * MINUTE})
