@@ -54,6 +54,8 @@ async def test_the_highest_version_counts_and_the_others_are_history(hall: Hall)
     assert await owner.states([newer], again=True) == [["committed"]]
     assert (await owner.ref("name")).record == newer.record
     assert await versions(hall, owner, "name") == [5, 2, 1]
+    past = await owner.ask(routes.REF_HISTORY, None, owner.path("name"))
+    assert [one.record for one in past.versions][1:] == [second.record, first.record], "what was committed stays so"
     assert await owner.states([newer], [second], again=True) == [["committed"], ["committed"]], "twice is once"
     assert (await owner.ref("name")).record == newer.record
     found = await owner.ask(routes.VAULT_PACKS, m.VaultPacksQuery(unread=True), owner.path())

@@ -120,7 +120,7 @@ class View:
     packs: ChainMap[Digest, Pack]
     refs: ChainMap[Tag, Ref]
     keeps: ChainMap[Keep, tuple[Digest, ...]]
-    past: ChainMap[Tag, frozenset[bytes]]  # etags of kept versions
+    past: ChainMap[Tag, Mapping[bytes, int]]  # kept versions: etag -> version
     used: ChainMap[int, int]
     replaced: list[tuple[int, Ref]] = field(default_factory=list)  # (vault, ref) that goes to history, in order
 
@@ -277,7 +277,7 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
     """One ref by compare-and-set; on success its packs are live and what it replaces is history."""
     key = (change.vault, ref.tag)
     present = view.refs.get(key)
-    if (present is not None and present.etag == ref.etag) or ref.etag in view.past.get(key, ()):
+    if (present is not None and present.etag == ref.etag) or ref.etag in view.past.get(key, {}):
         return COMMITTED
     if change.again:
         fits = True
@@ -291,6 +291,11 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
         if present is not None and not present.record:
             return RefResult(state="conflict", version=present.version, etag=Digest(present.etag))
         return RefResult(state="conflict", record=None if present is None else present.record)
+    if change.again and present is not None and ref.version <= present.version:
+        if not present.record or ref.version in view.past.get(key, {}).values():
+            return (
+                COMMITTED  # deleted long ago; or the pack is of a write that was never committed, or lost to this one
+            )
     keep = view.keeps.get((change.vault, ref.keep))
     if keep is None:
         return RefResult(state="packs-gone")
@@ -306,11 +311,9 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
             view.packs[digest] = replace(pack, state=PackState.LIVE, target=max(pack.target, asked), lease_until=None)
     new, old = replace(ref, committed=terms.wall), present
     if change.again and present is not None and ref.version <= present.version:
-        if not present.record:
-            return COMMITTED  # deleted so long ago that nothing of it is kept
         new, old = present, new  # it was replaced since: it belongs to the history
     if old is not None and old.record:
         view.replaced.append((change.vault, old))
-        view.past[key] = view.past.get(key, frozenset()) | {old.etag}
+        view.past[key] = {**view.past.get(key, {}), old.etag: old.version}
     view.refs[key] = new
     return COMMITTED

@@ -176,10 +176,10 @@ def _known_refs(
     wanted: dict[int, dict[bytes, int]],
     rows: _RefRows,
     keep_numbers: dict[Keep, int],
-) -> tuple[dict[Tag, Ref], dict[Tag, frozenset[bytes]]]:
-    """Present refs, and the etags of kept versions of those tags whose change may be one that was made before."""
+) -> tuple[dict[Tag, Ref], dict[Tag, Mapping[bytes, int]]]:
+    """Present refs, and the kept versions of those tags whose change may be one that was made before."""
     found: dict[Tag, Ref] = {}
-    past: dict[Tag, frozenset[bytes]] = {}
+    past: dict[Tag, Mapping[bytes, int]] = {}
     for vault, tags in wanted.items():
         old: list[bytes] = []
         present, shrunk = rows[vault]
@@ -200,8 +200,8 @@ def _known_refs(
                     etag=row.etag, record=b"", keep=_NOTHING,
                 ),
             )  # fmt: skip
-        for tag, etags in queries_refs.past_etags(connection, vault, old).items():
-            past[vault, tag] = frozenset(etags)
+        for tag, versions in queries_refs.past_etags(connection, vault, old).items():
+            past[vault, tag] = versions
     return found, past
 
 

@@ -17,7 +17,7 @@ _REFS_BY_TAG = (
     .join(keep_lists, keep_lists.c.number == refs.c.keep)
     .where(refs.c.vault == bindparam("vault_"), among(refs.c.tag))
 )
-_PAST = select(ref_history.c.tag, ref_history.c.etag).where(
+_PAST = select(ref_history.c.tag, ref_history.c.etag, ref_history.c.version).where(
     ref_history.c.vault == bindparam("vault_"), among(ref_history.c.tag)
 )
 _SHRUNK = select(tombstones.c.tag, tombstones.c.version, tombstones.c.etag).where(
@@ -124,12 +124,12 @@ def shrink_tombstones(connection: Connection, now: float, limit: int, tombstone:
     return len(due), keeps
 
 
-def past_etags(connection: Connection, vault: int, tags: Iterable[bytes]) -> dict[bytes, set[bytes]]:
-    """Etags of the kept versions of each tag."""
-    found: dict[bytes, set[bytes]] = {}
+def past_etags(connection: Connection, vault: int, tags: Iterable[bytes]) -> dict[bytes, dict[bytes, int]]:
+    """The kept versions of each tag: etag -> version."""
+    found: dict[bytes, dict[bytes, int]] = {}
     for some in portions(tags):
-        for tag, etag in connection.execute(_PAST, {"vault_": vault, "some": some}):
-            found.setdefault(tag, set()).add(etag)
+        for tag, etag, version in connection.execute(_PAST, {"vault_": vault, "some": some}):
+            found.setdefault(tag, {})[etag] = version
     return found
 
 
