@@ -291,11 +291,9 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
         if present is not None and not present.record:
             return RefResult(state="conflict", version=present.version, etag=Digest(present.etag))
         return RefResult(state="conflict", record=None if present is None else present.record)
-    if change.again and present is not None and ref.version <= present.version:
-        if not present.record or ref.version in view.past.get(key, {}).values():
-            return (
-                COMMITTED  # deleted long ago; or the pack is of a write that was never committed, or lost to this one
-            )
+    newer = present if change.again and present is not None and ref.version <= present.version else None
+    if newer is not None and (not newer.record or ref.version in view.past.get(key, {}).values()):
+        return COMMITTED  # deleted long ago; or its pack is of a write that was never committed, or that lost
     keep = view.keeps.get((change.vault, ref.keep))
     if keep is None:
         return RefResult(state="packs-gone")
@@ -310,8 +308,8 @@ def _apply(ref: Ref, change: Change, view: View, terms: Terms) -> RefResult:
         if pack.state is not PackState.LIVE or pack.target < asked or pack.lease_until is not None:
             view.packs[digest] = replace(pack, state=PackState.LIVE, target=max(pack.target, asked), lease_until=None)
     new, old = replace(ref, committed=terms.wall), present
-    if change.again and present is not None and ref.version <= present.version:
-        new, old = present, new  # it was replaced since: it belongs to the history
+    if newer is not None:
+        new, old = newer, new  # it was replaced since: it belongs to the history
     if old is not None and old.record:
         view.replaced.append((change.vault, old))
         view.past[key] = {**view.past.get(key, {}), old.etag: old.version}
