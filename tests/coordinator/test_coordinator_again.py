@@ -50,12 +50,16 @@ async def test_the_highest_version_counts_and_the_others_are_history(hall: Hall)
     older = owner.write("name", author=lost_device)  # another version 1, that was lost
     newer = owner.write("name", version=5, previous=second.etag, author=lost_device)
     assert await owner.states([older], again=True) == [["committed"]]
-    assert (await owner.ref("name")).record == second.record, "nothing newer is overwritten"
+    assert (await owner.ref("name")).record == second.record
     assert await owner.states([newer], again=True) == [["committed"]]
-    assert (await owner.ref("name")).record == newer.record
-    assert await versions(hall, owner, "name") == [5, 2, 1]
+    between = owner.write("name", version=3, previous=second.etag, author=lost_device)
+    assert await owner.states([between], again=True) == [["committed"]]
+    assert (await owner.ref("name")).record == newer.record, "nothing newer is overwritten"
+    assert await versions(hall, owner, "name") == [5, 3, 2, 1]
     past = await owner.ask(routes.REF_HISTORY, None, owner.path("name"))
-    assert [one.record for one in past.versions][1:] == [second.record, first.record], "what was committed stays so"
+    assert [one.record for one in past.versions[1:]] == [between.record, second.record, first.record], (
+        "what was committed stays so"
+    )
     assert await owner.states([newer], [second], again=True) == [["committed"], ["committed"]], "twice is once"
     assert (await owner.ref("name")).record == newer.record
     found = await owner.ask(routes.VAULT_PACKS, m.VaultPacksQuery(unread=True), owner.path())
