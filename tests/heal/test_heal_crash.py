@@ -32,7 +32,7 @@ BRISK = {
 }  # fmt: skip
 POSTGRESQL_LOOKS = 20
 """To ask a PostgreSQL what is kept takes longer than a step: one step in so many is looked at there."""
-TOO_LATE = 3
+TOO_LATE = 12
 """So many kills in a row that came too late end a sweep of every step."""
 
 Once = Callable[[int, Process], Awaitable[bool]]
