@@ -24,10 +24,10 @@ from holdfast.blob import Digest, pieces
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.pool import ThreadPool
 from holdfast.stores import url
-from holdfast.stores.nats import NatsStore
-from holdfast.stores.nats_access import NatsAccess
-from holdfast.stores.nats_layout import CHUNK_BYTES_MAX
-from holdfast.stores.nats_write import WINDOW_CHUNKS
+from holdfast.stores.nats.access import NatsAccess
+from holdfast.stores.nats.layout import CHUNK_BYTES_MAX
+from holdfast.stores.nats.store import NatsStore
+from holdfast.stores.nats.write import WINDOW_CHUNKS
 from holdfast.stores.protocol import put_bytes
 from holdfast.wire.network import TcpNetwork
 

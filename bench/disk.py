@@ -16,7 +16,7 @@ from holdfast.blob import Buffer, Digest, pieces
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 
 _SIZES = {4096: "4 KiB", 64 * 1024: "64 KiB", MIB: "1 MiB", 16 * MIB: "16 MiB"}
 _WRITERS = (1, 16)

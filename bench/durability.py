@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.report import Figure
-from holdfast.coordinator.repair import Holder, Net, wait_for
+from holdfast.coordinator.repair.plan import Holder, Net, wait_for
 from holdfast.coordinator.settings import CoordinatorSettings, floor_of
 
 HOURS_A_YEAR = 24 * 365.25

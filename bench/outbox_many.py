@@ -17,9 +17,9 @@ from holdfast.blob import Digest
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.files import OsFiles
 from holdfast.outbox import Outbox, OutboxSettings, State, http
-from holdfast.outbox.queue import Queue
-from holdfast.outbox.queue_rows import Fresh
-from holdfast.outbox.sealing import ENTRY_ID_BYTES
+from holdfast.outbox.queue.queue import Queue
+from holdfast.outbox.queue.rows import Fresh
+from holdfast.outbox.queue.sealing import ENTRY_ID_BYTES
 from holdfast.pool import ThreadPool
 
 SEED = bytes(range(32))

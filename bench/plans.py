@@ -14,8 +14,8 @@ from bench.measure import Rounds, Scale
 from bench.report import Figure, at_most
 from holdfast.clock import SystemRandomness
 from holdfast.coordinator.placement import Site
-from holdfast.coordinator.repair import Holder, Net, Shape, plan
-from holdfast.coordinator.repair_loop import PORTION, QUEUE_MAX, look
+from holdfast.coordinator.repair.loop import PORTION, QUEUE_MAX, look
+from holdfast.coordinator.repair.plan import Holder, Net, Shape, plan
 from holdfast.metadata import queries_repair
 from holdfast.metadata.database import Database
 from holdfast.pool import InlinePool

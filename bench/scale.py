@@ -21,10 +21,10 @@ from bench import durability, scale_arrays
 from bench.measure import MIB, Scale
 from bench.report import Figure, at_most
 from holdfast.clock import SeededRandomness
-from holdfast.coordinator.dispatch import OUTSTANDING_MAX
 from holdfast.coordinator.placement import Site, Sites, choose
-from holdfast.coordinator.repair import Holder, Need, Net, Shape, assess, order, plan
-from holdfast.coordinator.repair_loop import PER_NODE_MAX, PORTION, QUEUE_MAX
+from holdfast.coordinator.repair.dispatch import OUTSTANDING_MAX
+from holdfast.coordinator.repair.loop import PER_NODE_MAX, PORTION, QUEUE_MAX
+from holdfast.coordinator.repair.plan import Holder, Need, Net, Shape, assess, order, plan
 
 COPIES = 5
 PACK_BYTES = 16 * MIB

@@ -33,7 +33,7 @@ _PER_TRANSACTION = 50_000
 def run(scale: Scale, directory: Path) -> list[Figure]:
     """Three starts after each end."""
     data = directory / "node"
-    subprocess.run([*_HOLDFAST, "node", "init", "--data", str(data), "--alone"], check=True, capture_output=True)
+    subprocess.run([*_holdfast, "node", "init", "--data", str(data), "--alone"], check=True, capture_output=True)
     node = _Node(data, directory / "log")
     node.start()
     node.end(signal.SIGTERM)  # so that its ledger is there
@@ -66,7 +66,7 @@ def run(scale: Scale, directory: Path) -> list[Figure]:
     ]
 
 
-_HOLDFAST = (sys.executable, "-m", "holdfast")
+_holdfast = (sys.executable, "-m", "holdfast")
 
 
 def _of(rounds: Rounds) -> tuple[float, ...]:
@@ -85,7 +85,7 @@ class _Node:
     def start(self) -> float:
         """Seconds until it says that it serves."""
         self._log.unlink(missing_ok=True)
-        command = [*_HOLDFAST, "node", "run", "--json", "-v", "--data", str(self._data), "--listen", "127.0.0.1:0"]
+        command = [*_holdfast, "node", "run", "--json", "-v", "--data", str(self._data), "--listen", "127.0.0.1:0"]
         self._began = time.perf_counter()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)

@@ -18,7 +18,7 @@ from holdfast.files import OsFiles
 from holdfast.pool import InlinePool
 from holdfast.stores import check as checks
 from holdfast.stores.check import Outcome, check
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.protocol import Stored, get_bytes, put_bytes
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.coordinator.breaker import Breaker, Member, dismiss, step
+from holdfast.coordinator.repair.breaker import Breaker, Member, dismiss, step
 
 HOUR = 3600.0
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from bench.growth import coordinators
 
-from holdfast.coordinator import every_pack, inventory_sync
+from holdfast.coordinator import every_pack
+from holdfast.coordinator.inventory import sync as inventory_sync
 
 SIZES = (700, 2800)
 MORE = 1.5

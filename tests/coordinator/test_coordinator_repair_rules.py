@@ -8,10 +8,10 @@ import pytest
 
 from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness
-from holdfast.coordinator.breaker import Breaker, Member, step
-from holdfast.coordinator.dispatch import LEASE_S, Dispatch, Job
 from holdfast.coordinator.placement import Site
-from holdfast.coordinator.repair import Holder, Need, Net, Shape, assess, order, plan, surplus
+from holdfast.coordinator.repair.breaker import Breaker, Member, step
+from holdfast.coordinator.repair.dispatch import LEASE_S, Dispatch, Job
+from holdfast.coordinator.repair.plan import Holder, Need, Net, Shape, assess, order, plan, surplus
 from holdfast.errors import Conflict, NotFound
 
 HOUR = 3600.0

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness
-from holdfast.coordinator.dispatch import BACKOFF_S, LEASE_S, PENDING_S, Dispatch, Job, Kind
+from holdfast.coordinator.repair.dispatch import BACKOFF_S, LEASE_S, PENDING_S, Dispatch, Job, Kind
 from holdfast.errors import Conflict, NotFound
 
 

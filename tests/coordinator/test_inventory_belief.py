@@ -7,7 +7,7 @@ import random
 import pytest
 
 from holdfast.blob import Digest
-from holdfast.coordinator.inventory_belief import Belief, Beliefs, Reading, Stranger
+from holdfast.coordinator.inventory.belief import Belief, Beliefs, Reading, Stranger
 from holdfast.coordinator.transaction import Moves
 from holdfast.inventory import Roots
 

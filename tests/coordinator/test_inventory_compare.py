@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
-from holdfast.coordinator import inventory_compare
-from holdfast.coordinator.inventory_compare import Believed, Comparison
+from holdfast.coordinator.inventory import compare as inventory_compare
+from holdfast.coordinator.inventory.compare import Believed, Comparison
 from holdfast.inventory import Roots, inner_roots
 from holdfast.wire import messages as m
 

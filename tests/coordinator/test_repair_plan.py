@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast.clock import SeededRandomness
 from holdfast.coordinator.placement import Site
-from holdfast.coordinator.repair import NEVER, Holder, Need, Net, Shape, assess, order, plan, surplus, wait_for
+from holdfast.coordinator.repair.plan import NEVER, Holder, Need, Net, Shape, assess, order, plan, surplus, wait_for
 from holdfast.coordinator.settings import floor_of
 
 HOUR = 3600.0

@@ -19,9 +19,9 @@ from holdfast.codec.pack_layout import encode_header
 from holdfast.errors import HoldfastError, StorePoisoned
 from holdfast.files import OsFiles
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 
 VAULT = Id(bytes(range(32)))
 LIFE = (("put", 0), ("put", 1), ("delete", 0), ("purge", 0), ("put", 2), ("delete", 1))

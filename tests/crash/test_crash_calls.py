@@ -22,7 +22,7 @@ from holdfast.blob import Digest, pieces
 from holdfast.clock import SystemRandomness
 from holdfast.files import OsFiles
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import get_bytes
 
 CALLS = ("write", "pwrite64", "fdatasync", "fsync", "linkat", "link", "rename", "unlink", "ftruncate")

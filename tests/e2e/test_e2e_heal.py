@@ -16,7 +16,7 @@ from holdfast import assemble
 from holdfast.cli.demo_files import packs_on
 from holdfast.cli.local_network import LocalNetwork, Member
 from holdfast.sdk import Vault
-from holdfast.stores.disk_layout import Layout
+from holdfast.stores.disk.layout import Layout
 
 SEED = int(os.environ.get("HOLDFAST_KILL_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 NODES = 9

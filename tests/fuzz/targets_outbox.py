@@ -16,13 +16,14 @@ from holdfast.client.offline import ref_entry
 from holdfast.clock import SeededRandomness
 from holdfast.config import Config, parse_duration, parse_listen, parse_size
 from holdfast.errors import BadConfig, BadRequest, Corrupt
-from holdfast.node.exchange_trust import _parse as parse_keys
-from holdfast.outbox import bodies, http
+from holdfast.node.exchange.trust import _parse as parse_keys
+from holdfast.outbox import http
 from holdfast.outbox.entry import Entry, State
-from holdfast.outbox.queue_file import QueueFile
-from holdfast.outbox.queue_rows import Row, clear
-from holdfast.outbox.records import Records
-from holdfast.outbox.sealing import Seals
+from holdfast.outbox.queue import bodies
+from holdfast.outbox.queue.file import QueueFile
+from holdfast.outbox.queue.records import Records
+from holdfast.outbox.queue.rows import Row, clear
+from holdfast.outbox.queue.sealing import Seals
 
 SEALS = Seals(bytes(32), SeededRandomness(3))
 ENTRY_ID = bytes(range(16))

@@ -18,11 +18,11 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Digest
 from holdfast.errors import BadConfig, BadRequest, RangeInvalid, TooLarge
 from holdfast.gateway.build_cache import _token
-from holdfast.node.exchange_manifests import precondition
+from holdfast.node.exchange.manifest_routes import precondition
 from holdfast.outbox import http_state
 from holdfast.peers import discovery, manifest
-from holdfast.stores import nats_layout
 from holdfast.stores import url as store_url
+from holdfast.stores.nats import layout as nats_layout
 from holdfast.wire import foreign, http1, routes
 from holdfast.wire import messages as m
 from holdfast.wire.http import checked_url

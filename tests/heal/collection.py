@@ -19,7 +19,7 @@ from holdfast.codec.refs import RefKind
 from holdfast.coordinator import collect
 from holdfast.coordinator.commit import Change, NewPack, Ref, Terms
 from holdfast.coordinator.packs import RECEIPT_SHARE
-from holdfast.coordinator.tasks import _unplace
+from holdfast.coordinator.repair.tasks import _unplace
 from holdfast.coordinator.transaction import run_batch
 from holdfast.metadata import queries_members, queries_packs, queries_refs, queries_repair, tables
 from holdfast.metadata.dialects import sqlite_engine

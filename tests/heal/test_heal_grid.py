@@ -17,7 +17,7 @@ from holdfast.coordinator.registry import Node
 from holdfast.errors import Conflict, HoldfastError
 from holdfast.metadata import queries_status
 from holdfast.node.app import Node as NodeApp
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.testing.grid import Grid, Process
 from holdfast.testing.loop import VirtualLoop, run
 from holdfast.wire import messages as m

@@ -14,8 +14,8 @@ from tests.metadata.postgres_server import Below, forget_all, put_all_back, set_
 from holdfast import assemble
 from holdfast.assemble import OpenVault
 from holdfast.config import Config
-from holdfast.coordinator.recovery import Recovered
-from holdfast.coordinator.reflog import Reflog
+from holdfast.coordinator.loss.recovery import Recovered
+from holdfast.coordinator.loss.reflog import Reflog
 from holdfast.testing.grid import NODE_PORT, Grid
 from holdfast.testing.loop import VirtualLoop, run
 

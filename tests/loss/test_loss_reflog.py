@@ -10,8 +10,8 @@ from tests.loss.stage import MINUTE, all_on_nodes, story
 
 from holdfast.blob import Digest
 from holdfast.cli.status import _names
-from holdfast.coordinator.reflog import is_durable
-from holdfast.node.ledger_rows import Entry
+from holdfast.coordinator.loss.reflog import is_durable
+from holdfast.node.ledger.rows import Entry
 from holdfast.testing.grid import Grid
 
 

@@ -21,11 +21,11 @@ from holdfast.errors import StaleEpoch
 from holdfast.files import Files, OsFiles
 from holdfast.node.app import Node
 from holdfast.node.layout import NodeDirectory, init_node, open_node
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
 from holdfast.pool import ThreadPool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.wire import messages as m
 from holdfast.wire import routes
 from holdfast.wire.http import HttpClient, Target

@@ -19,7 +19,7 @@ from holdfast.config import Config
 from holdfast.files import OsFiles
 from holdfast.node.app import Node
 from holdfast.node.layout import NodeDirectory, init_node, open_node
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
 from holdfast.peers import manifest as manifests
@@ -27,7 +27,7 @@ from holdfast.peers.manifest import Entry
 from holdfast.peers.origin import HttpOrigin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import ThreadPool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.wire.connection import ConnectionFactory
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, Target

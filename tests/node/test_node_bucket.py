@@ -15,7 +15,7 @@ from holdfast.errors import BadConfig, Corrupt, NoSpace, NotFound
 from holdfast.files import OsFiles
 from holdfast.node.bucket import BucketStore, check_free, claim
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.reconcile import Reconciler
 from holdfast.node.trash import TrashPurge
 from holdfast.pool import InlinePool

@@ -11,10 +11,10 @@ from holdfast.blob import Digest, pieces
 from holdfast.clock import SystemClock, SystemRandomness
 from holdfast.errors import HoldfastError
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.scrub import Scrub
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import get_bytes
 from holdfast.testing.grid import UnsyncedFiles
 

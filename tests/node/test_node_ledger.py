@@ -17,9 +17,9 @@ from holdfast.blob import Digest
 from holdfast.errors import BadConfig, StorePoisoned
 from holdfast.files import OsFiles
 from holdfast.inventory import Roots, inner_roots
-from holdfast.node import ledger_file
-from holdfast.node.ledger import Ledger
-from holdfast.node.ledger_file import SEQUENCE_BLOCK
+from holdfast.node.ledger import file as ledger_file
+from holdfast.node.ledger.file import SEQUENCE_BLOCK
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.pool import InlinePool, ThreadPool
 
 DIGESTS = [Digest.of(bytes([number])) for number in range(12)]

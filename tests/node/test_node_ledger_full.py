@@ -13,7 +13,7 @@ from tests.node.house import VAULT
 from holdfast.blob import Digest
 from holdfast.errors import NoSpace, StorePoisoned
 from holdfast.files import OsFiles, Space
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.pool import InlinePool
 from holdfast.stores.ballast import BALLAST_BYTES
 

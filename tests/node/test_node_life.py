@@ -18,11 +18,11 @@ from holdfast.errors import BadConfig, Denied, NotFound, StaleEpoch, Unavailable
 from holdfast.files import OsFiles
 from holdfast.node.agent import join
 from holdfast.node.layout import init_node, open_node
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import put_bytes
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call

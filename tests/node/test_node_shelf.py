@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from holdfast.blob import Digest
-from holdfast.node.ledger_rows import Entry
+from holdfast.node.ledger.rows import Entry
 from holdfast.node.shelf import Shelf
 
 

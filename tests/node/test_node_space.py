@@ -11,9 +11,9 @@ from tests.node.house import VAULT, House, pack
 from holdfast.blob import Digest, pieces
 from holdfast.errors import NotFound
 from holdfast.files import OsFiles
-from holdfast.node.exchange_cache import Cache
-from holdfast.stores.disk import DiskStore
-from holdfast.stores.disk_layout import Layout
+from holdfast.node.exchange.cache import Cache
+from holdfast.stores.disk.layout import Layout
+from holdfast.stores.disk.store import DiskStore
 
 ROUNDS = 120
 WHAT = ("put", "put", "again", "delete", "cache", "cache", "hold", "release", "evict", "rot", "purge", "restart")

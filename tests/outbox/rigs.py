@@ -10,7 +10,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.files import Files, OsFiles
 from holdfast.outbox.entry import Entry, NewEntry
 from holdfast.outbox.next_step import Lane
-from holdfast.outbox.queue import Queue
+from holdfast.outbox.queue.queue import Queue
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.pool import ThreadPool
 

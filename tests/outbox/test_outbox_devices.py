@@ -27,7 +27,7 @@ from tests.outbox.upstream import Upstream, lost, reset
 
 from holdfast.auth.identity import Identity
 from holdfast.blob import Digest
-from holdfast.node.manifests import Kept, Precondition
+from holdfast.node.exchange.manifests import Kept, Precondition
 from holdfast.outbox import Entry, NewEntry, Outbox, State, http
 from holdfast.peers import manifest as manifests
 

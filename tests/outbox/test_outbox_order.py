@@ -16,8 +16,8 @@ from holdfast.clock import SeededRandomness
 from holdfast.errors import Unavailable
 from holdfast.files import OsFiles
 from holdfast.outbox.entry import DeliveryClass, State
-from holdfast.outbox.queue_file import QueueFile
-from holdfast.outbox.queue_rows import Fresh
+from holdfast.outbox.queue.file import QueueFile
+from holdfast.outbox.queue.rows import Fresh
 
 TARGET = b"t" * 16
 PROCESS, BOOT = b"process.", b"boot"

@@ -20,7 +20,7 @@ from holdfast.files import OsFiles
 from holdfast.outbox.entry import CLASSES, DeliveryClass, Entry, NewEntry, State
 from holdfast.outbox.next_step import Change, Lane, Settled
 from holdfast.outbox.outcomes import Conflicted, Deferred, Delivered, Rejected
-from holdfast.outbox.queue import Queue
+from holdfast.outbox.queue.queue import Queue
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.testing.faults import SHORT_WRITE, Fault, FaultyFiles
 

@@ -11,7 +11,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.files import OsFiles
 from holdfast.pool import InlinePool, ThreadPool
 from holdfast.stores.contract import CHECKS, Harness, Peek
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.verified import VerifiedStore
 from holdfast.testing.crash_disk import CrashDisk

@@ -16,10 +16,10 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import BadConfig, Corrupt, NoSpace, NotFound, Unavailable
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
-from holdfast.stores import disk_changes
-from holdfast.stores.disk import DiskStore, Verdict
-from holdfast.stores.disk_commit import DirectorySyncs
-from holdfast.stores.disk_health import DiskHealth
+from holdfast.stores.disk import changes as disk_changes
+from holdfast.stores.disk.commit import DirectorySyncs
+from holdfast.stores.disk.health import DiskHealth
+from holdfast.stores.disk.store import DiskStore, Verdict
 from holdfast.stores.protocol import FileSource, Info, get_bytes, put_bytes
 from holdfast.testing.faults import FaultyFiles
 

@@ -14,7 +14,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import NotFound
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import get_bytes
 
 PIECES = 12

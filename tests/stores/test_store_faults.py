@@ -13,7 +13,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import BadConfig, Corrupt, HoldfastError, NoSpace, NotFound, StorePoisoned, Unavailable
 from holdfast.pool import InlinePool
 from holdfast.stores.ballast import BALLAST_BYTES
-from holdfast.stores.disk import DiskStore, Verdict
+from holdfast.stores.disk.store import DiskStore, Verdict
 from holdfast.stores.protocol import get_bytes, put_bytes
 from holdfast.testing.crash_disk import CrashDisk
 from holdfast.testing.faults import SHORT_WRITE, Fault, FaultyFiles

@@ -15,7 +15,7 @@ from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import NoSpace, NotFound, RangeInvalid
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.protocol import Range, get_bytes, put_bytes
 from holdfast.testing.crash_disk import CrashDisk

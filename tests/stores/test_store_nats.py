@@ -24,11 +24,15 @@ from holdfast.blob import Digest, pieces
 from holdfast.clock import SeededRandomness, SystemClock, SystemRandomness
 from holdfast.errors import BadConfig, Corrupt, Denied, DigestMismatch, Exists, NoSpace, Unavailable
 from holdfast.pool import ThreadPool
-from holdfast.stores import nats_bucket, nats_link, nats_read, nats_write, url
+from holdfast.stores import url
 from holdfast.stores.contract import Harness, Peek, check_scale
-from holdfast.stores.nats import NatsStore
-from holdfast.stores.nats_access import NatsAccess
-from holdfast.stores.nats_link import Refused
+from holdfast.stores.nats import bucket as nats_bucket
+from holdfast.stores.nats import link as nats_link
+from holdfast.stores.nats import read as nats_read
+from holdfast.stores.nats import write as nats_write
+from holdfast.stores.nats.access import NatsAccess
+from holdfast.stores.nats.link import Refused
+from holdfast.stores.nats.store import NatsStore
 from holdfast.stores.protocol import Range, get_bytes, put_bytes
 from holdfast.testing.store_suite import StoreSuite
 from holdfast.wire.network import TcpNetwork

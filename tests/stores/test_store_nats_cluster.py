@@ -15,11 +15,12 @@ from tests.stores.test_store_nats import ANYBODY, looker, nats_store
 from holdfast.blob import Digest, collect
 from holdfast.clock import SeededRandomness, SystemClock, SystemRandomness
 from holdfast.errors import BadConfig
-from holdfast.stores import nats_bucket, url
+from holdfast.stores import url
 from holdfast.stores.contract import Harness
-from holdfast.stores.nats import NatsStore
-from holdfast.stores.nats_bucket import BucketState
-from holdfast.stores.nats_layout import Bucket
+from holdfast.stores.nats import bucket as nats_bucket
+from holdfast.stores.nats.bucket import BucketState
+from holdfast.stores.nats.layout import Bucket
+from holdfast.stores.nats.store import NatsStore
 from holdfast.stores.protocol import get_bytes, put_bytes
 from holdfast.testing.store_suite import StoreSuite
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from holdfast.blob import Digest
 from holdfast.errors import BadConfig, BadRequest
 from holdfast.stores import url
-from holdfast.stores.nats_layout import (
+from holdfast.stores.nats.layout import (
     CHUNK_BYTES_MAX,
     Bucket,
     Meta,

@@ -11,7 +11,7 @@ from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import HoldfastError, NotFound, StorePoisoned
 from holdfast.pool import InlinePool
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import get_bytes, put_bytes
 from holdfast.testing.crash_disk import CrashDisk
 

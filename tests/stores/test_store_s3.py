@@ -17,10 +17,12 @@ from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemRandomness
 from holdfast.errors import BadConfig, Corrupt, Denied, DigestMismatch, Exists, Unavailable
 from holdfast.pool import ThreadPool
-from holdfast.stores import s3, s3_service, url
+from holdfast.stores import url
 from holdfast.stores.contract import Harness, Peek, check_scale
 from holdfast.stores.protocol import Range, get_bytes, put_bytes
-from holdfast.stores.s3 import S3Store
+from holdfast.stores.s3 import service as s3_service
+from holdfast.stores.s3 import store as s3
+from holdfast.stores.s3.store import S3Store
 from holdfast.stores.verified import VerifiedStore
 from holdfast.testing.store_suite import StoreSuite
 

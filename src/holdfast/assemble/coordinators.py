@@ -12,11 +12,12 @@ from typing import Any
 from holdfast.assemble.machine import THIS_MACHINE, Machine
 from holdfast.assemble.servers import Running, host_name
 from holdfast.config import Config
-from holdfast.coordinator import backup, rebuild, setup
+from holdfast.coordinator import setup
 from holdfast.coordinator.app import Coordinator
-from holdfast.coordinator.backup import BackupFacts
-from holdfast.coordinator.rebuild import Means
-from holdfast.coordinator.recovery import Fallback, Recovered
+from holdfast.coordinator.loss import backup, rebuild
+from holdfast.coordinator.loss.backup import BackupFacts
+from holdfast.coordinator.loss.rebuild import Means
+from holdfast.coordinator.loss.recovery import Fallback, Recovered
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.setup import CoordinatorMade
 from holdfast.errors import BadConfig

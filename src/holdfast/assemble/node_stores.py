@@ -17,10 +17,10 @@ from holdfast.node.layout import NodeRecord
 from holdfast.node.store import NodeStore
 from holdfast.peers.origin_store import StoreOrigin
 from holdfast.pool import Pool
-from holdfast.stores import disk_layout
 from holdfast.stores import url as store_urls
 from holdfast.stores.ballast import BALLAST_BYTES
-from holdfast.stores.disk import DiskStore
+from holdfast.stores.disk import layout as disk_layout
+from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.open_url import Seams, init_store, open_store
 from holdfast.stores.url import StoreUrl
 

@@ -30,16 +30,16 @@ from holdfast.gateway.action_keys import ActionKeys
 from holdfast.gateway.build_cache import BuildCache
 from holdfast.node import agent, layout
 from holdfast.node.app import Node
-from holdfast.node.exchange_setup import PULLS
-from holdfast.node.exchange_trust import AuthorizedKeys
-from holdfast.node.ledger import Ledger
+from holdfast.node.exchange.setup import PULLS
+from holdfast.node.exchange.trust import AuthorizedKeys
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.settings import NodeSettings
 from holdfast.peers.origin import TOKEN_BYTES_MAX, Origin, make_origin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
-from holdfast.stores import disk_layout
 from holdfast.stores.ballast import BALLAST_BYTES
+from holdfast.stores.disk import layout as disk_layout
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, checked_url
 

@@ -17,8 +17,8 @@ from holdfast.errors import BadConfig
 if TYPE_CHECKING:
     from holdfast.assemble import CoordinatorRebuilt
     from holdfast.config import Config
-    from holdfast.coordinator.backup import BackupFacts
-    from holdfast.coordinator.recovery import Recovered
+    from holdfast.coordinator.loss.backup import BackupFacts
+    from holdfast.coordinator.loss.recovery import Recovered
 
 COORDINATOR_PORT = 7430
 

@@ -64,7 +64,7 @@ def contains(nodes: Sequence[Member], words: bytes) -> tuple[bool, int]:
 
 def _blobs(data: Path) -> Iterator[Path]:
     from holdfast.files import OsFiles
-    from holdfast.stores.disk_layout import Layout, names
+    from holdfast.stores.disk.layout import Layout, names
 
     layout, files = Layout(data), OsFiles()
     for directory in layout.directories():

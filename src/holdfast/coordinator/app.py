@@ -10,25 +10,25 @@ from holdfast.auth.identity import Identity
 from holdfast.clock import Clock, Randomness
 from holdfast.coordinator import collect
 from holdfast.coordinator.alarms import Alarms
-from holdfast.coordinator.dispatch import Dispatch
-from holdfast.coordinator.drain import Orders
 from holdfast.coordinator.hold import INTERVAL_S as HOLD_S
 from holdfast.coordinator.hold import Hold
-from holdfast.coordinator.inventory_sync import InventorySync
+from holdfast.coordinator.inventory.sync import InventorySync
 from holdfast.coordinator.join import Join
+from holdfast.coordinator.loss.reflog import Reflog
+from holdfast.coordinator.loss.roll_call import RollCall
 from holdfast.coordinator.nodes import Nodes
 from holdfast.coordinator.packs import Packs
-from holdfast.coordinator.reflog import Reflog
 from holdfast.coordinator.refs import Refs
-from holdfast.coordinator.repair_loop import Repair
-from holdfast.coordinator.repair_metrics import RepairMetrics
-from holdfast.coordinator.repair_trim import Tidy
-from holdfast.coordinator.repair_words import RepairWords
-from holdfast.coordinator.roll_call import RollCall
+from holdfast.coordinator.repair.dispatch import Dispatch
+from holdfast.coordinator.repair.drain import Orders
+from holdfast.coordinator.repair.loop import Repair
+from holdfast.coordinator.repair.metrics import RepairMetrics
+from holdfast.coordinator.repair.tasks import Tasks
+from holdfast.coordinator.repair.trim import Tidy
+from holdfast.coordinator.repair.words import RepairWords
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.coordinator.state import State
 from holdfast.coordinator.status import Counts, Status
-from holdfast.coordinator.tasks import Tasks
 from holdfast.errors import HoldfastError
 from holdfast.metadata.database import Database
 from holdfast.pool import Pool

@@ -16,7 +16,7 @@ from holdfast.coordinator.access import Access, DeviceRow, VaultRow
 from holdfast.coordinator.commit import Terms
 from holdfast.coordinator.commit_queue import CommitQueue
 from holdfast.coordinator.grants import PutGrants
-from holdfast.coordinator.inventory_belief import Belief, Beliefs
+from holdfast.coordinator.inventory.belief import Belief, Beliefs
 from holdfast.coordinator.position import Position
 from holdfast.coordinator.registry import Registry, node_of
 from holdfast.coordinator.settings import CoordinatorSettings, floor_of

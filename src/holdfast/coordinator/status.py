@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from holdfast.coordinator.every_pack import every_pack
-from holdfast.coordinator.reflog import Reflog
+from holdfast.coordinator.loss.reflog import Reflog
 from holdfast.coordinator.registry import Node
-from holdfast.coordinator.repair_words import RepairWords
+from holdfast.coordinator.repair.words import RepairWords
 from holdfast.coordinator.settings import floor_of
 from holdfast.coordinator.state import State
 from holdfast.errors import BadRequest, Conflict

@@ -18,7 +18,7 @@ from holdfast.errors import BadRequest, LengthRequired, NotFound, StorePoisoned,
 from holdfast.files import Files
 from holdfast.gateway.action_keys import ActionKeys
 from holdfast.node.blobs import BlobRoutes
-from holdfast.node.exchange import Exchange
+from holdfast.node.exchange.routes import Exchange
 from holdfast.node.permits import Reader
 from holdfast.pool import Pool
 from holdfast.stores.spool import spool

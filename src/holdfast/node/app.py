@@ -17,11 +17,11 @@ from holdfast.errors import HoldfastError
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
 from holdfast.node.bucket import BucketStore
-from holdfast.node.exchange_setup import make_exchange
+from holdfast.node.exchange.setup import make_exchange
 from holdfast.node.gauges import show
 from holdfast.node.keeper import Keeper
 from holdfast.node.layout import NodeDirectory
-from holdfast.node.ledger import Ledger
+from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.membership import Membership
 from holdfast.node.outbox import INTERVAL_S, Door, NodeOutbox
 from holdfast.node.permits import Permits

@@ -17,9 +17,9 @@ from holdfast.auth.signing import content_digest
 from holdfast.blob import Buffer, Digest, bounded
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, Corrupt, NotFound, StorePoisoned, TooLarge, Unavailable
-from holdfast.node.exchange import Exchange
+from holdfast.node.exchange.routes import Exchange
 from holdfast.node.keeper import Keeper
-from holdfast.node.ledger_rows import UNROOTED, Entry
+from holdfast.node.ledger.rows import UNROOTED, Entry
 from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings

@@ -19,8 +19,8 @@ from holdfast.auth.identity import Id
 from holdfast.blob import Buffer, Digest
 from holdfast.errors import BadConfig, Corrupt, NotFound
 from holdfast.pool import Pool
-from holdfast.stores.disk import Verdict
-from holdfast.stores.disk_space import SpaceBook, StoreSpace
+from holdfast.stores.disk.space import SpaceBook, StoreSpace
+from holdfast.stores.disk.store import Verdict
 from holdfast.stores.protocol import Body, Info, Range, Store, Stored, Traits
 from holdfast.stores.verified import VerifiedStore
 

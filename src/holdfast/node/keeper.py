@@ -17,11 +17,11 @@ from holdfast.blob import Buffer, Digest
 from holdfast.codec import reflog
 from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, StorePoisoned, TooManyRequests, Unavailable
-from holdfast.node.ledger import Ledger
-from holdfast.node.ledger_rows import SHARED, Entry, Kept
+from holdfast.node.ledger.ledger import Ledger
+from holdfast.node.ledger.rows import SHARED, Entry, Kept
 from holdfast.node.store import NodeStore
 from holdfast.node.trash import TrashStore
-from holdfast.stores.disk import Verdict
+from holdfast.stores.disk.store import Verdict
 from holdfast.stores.protocol import Range, get_bytes
 
 HEADER_BYTES = 64

@@ -18,7 +18,7 @@ from holdfast.auth.identity import Id
 from holdfast.auth.signing import SKEW_S
 from holdfast.blob import Digest
 from holdfast.errors import BadRequest, Denied
-from holdfast.node.ledger_rows import SHARED, Entry
+from holdfast.node.ledger.rows import SHARED, Entry
 from holdfast.node.membership import Membership
 
 OPENED_MAX = 4096

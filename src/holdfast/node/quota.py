@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from holdfast.errors import Denied, TooManyRequests
-from holdfast.stores.disk_space import StoreSpace
+from holdfast.stores.disk.space import StoreSpace
 from holdfast.wire import messages as m
 
 BUDGETS_MAX = 65_536

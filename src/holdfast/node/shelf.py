@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from holdfast.blob import Digest
-from holdfast.node.ledger_rows import Entry
+from holdfast.node.ledger.rows import Entry
 
 SHELF_BYTES = 32 << 20
 

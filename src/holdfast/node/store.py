@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from holdfast.blob import Digest
-from holdfast.stores.disk import Verdict
-from holdfast.stores.disk_space import StoreSpace
+from holdfast.stores.disk.space import StoreSpace
+from holdfast.stores.disk.store import Verdict
 from holdfast.stores.protocol import OpenFile, Store
 
 

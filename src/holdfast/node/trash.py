@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from holdfast import logs
-from holdfast.stores.disk import Purged
+from holdfast.stores.disk.store import Purged
 from holdfast.worker import Progress
 
 if TYPE_CHECKING:

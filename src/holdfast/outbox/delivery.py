@@ -27,7 +27,7 @@ from holdfast.outbox.next_step import (
     woken,
 )
 from holdfast.outbox.outcomes import Conflicted, Damaged, Deferred, Delivered, Outcome
-from holdfast.outbox.queue import Queue
+from holdfast.outbox.queue.queue import Queue
 
 Deliver = Callable[[Entry], Awaitable[Outcome]]
 

@@ -21,8 +21,8 @@ from holdfast.outbox.delivery import Deliver, Delivery, Done, Summary, count
 from holdfast.outbox.entry import Entry, NewEntry, State
 from holdfast.outbox.http import HttpDelivery
 from holdfast.outbox.next_step import WAITING_S
-from holdfast.outbox.queue import Queue
-from holdfast.outbox.queue_rows import Total
+from holdfast.outbox.queue.queue import Queue
+from holdfast.outbox.queue.rows import Total
 from holdfast.outbox.settings import OutboxSettings
 from holdfast.pool import Pool, ThreadPool
 from holdfast.wire.foreign import ForeignHttp

@@ -58,8 +58,8 @@ async def scale_store(url: StoreUrl, replicas: int, seams: Seams, show: Callable
     if url.scheme != "nats":
         raise UsageError(f"{url} has no replicas of its own; only nats stores have")
     with _extra("nats"):
-        from holdfast.stores.nats import NatsStore
-        from holdfast.stores.nats_access import NatsAccess
+        from holdfast.stores.nats.access import NatsAccess
+        from holdfast.stores.nats.store import NatsStore
 
     await NatsStore.scale(
         url,
@@ -72,13 +72,13 @@ async def scale_store(url: StoreUrl, replicas: int, seams: Seams, show: Callable
 
 
 async def _init_disk(url: StoreUrl, seams: Seams) -> str:
-    from holdfast.stores.disk import DiskStore
+    from holdfast.stores.disk.store import DiskStore
 
     return await DiskStore.init(Path(url.path), files=seams.files, pool=seams.pool, randomness=seams.randomness)
 
 
 async def _open_disk(url: StoreUrl, seams: Seams) -> Store:
-    from holdfast.stores.disk import DiskStore
+    from holdfast.stores.disk.store import DiskStore
 
     return await DiskStore.open(Path(url.path), files=seams.files, pool=seams.pool, clock=seams.clock)
 
@@ -95,8 +95,8 @@ async def _open_memory(url: StoreUrl, seams: Seams) -> Store:
 
 async def _init_nats(url: StoreUrl, seams: Seams) -> str:
     with _extra("nats"):
-        from holdfast.stores.nats import NatsStore
-        from holdfast.stores.nats_access import NatsAccess
+        from holdfast.stores.nats.access import NatsAccess
+        from holdfast.stores.nats.store import NatsStore
 
     access = NatsAccess.from_environment(seams.environment)
     return await NatsStore.init(url, access=access, clock=seams.clock, randomness=seams.randomness)
@@ -104,8 +104,8 @@ async def _init_nats(url: StoreUrl, seams: Seams) -> str:
 
 async def _open_nats(url: StoreUrl, seams: Seams) -> Store:
     with _extra("nats"):
-        from holdfast.stores.nats import NatsStore
-        from holdfast.stores.nats_access import NatsAccess
+        from holdfast.stores.nats.access import NatsAccess
+        from holdfast.stores.nats.store import NatsStore
 
     return await NatsStore.open(
         url,
@@ -119,14 +119,14 @@ async def _open_nats(url: StoreUrl, seams: Seams) -> Store:
 
 async def _init_s3(url: StoreUrl, seams: Seams) -> str:
     with _extra("s3"):
-        from holdfast.stores.s3 import S3Store
+        from holdfast.stores.s3.store import S3Store
 
     return await S3Store.init(url, environment=seams.environment, randomness=seams.randomness)
 
 
 async def _open_s3(url: StoreUrl, seams: Seams) -> Store:
     with _extra("s3"):
-        from holdfast.stores.s3 import S3Store
+        from holdfast.stores.s3.store import S3Store
 
     return await S3Store.open(url, environment=seams.environment, pool=seams.pool)
 

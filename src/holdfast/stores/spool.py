@@ -17,7 +17,7 @@ from holdfast.clock import Randomness
 from holdfast.errors import HoldfastError, NoSpace, TooLarge, Unavailable
 from holdfast.files import Files
 from holdfast.pool import Pool
-from holdfast.stores.disk_health import FULL
+from holdfast.stores.disk.health import FULL
 
 MEMORY_BYTES_MAX = 64 * 1024
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from holdfast.blob import Buffer, Digest
 from holdfast.errors import Corrupt
 from holdfast.pool import Pool
-from holdfast.stores.disk_read import SMALL_BYTES_MAX
+from holdfast.stores.disk.read import SMALL_BYTES_MAX
 from holdfast.stores.protocol import Body, Info, Range, Store, Stored, Traits
 
 OnCorrupt = Callable[[Digest, str], Awaitable[None]]
