@@ -166,7 +166,7 @@ async def test_a_node_that_is_away_is_75_and_one_sentence(row: Street, source: P
         assert b"waits in the outbox" in err
         assert b"Traceback" not in err
     assert here.running.outbox is not None
-    async with asyncio.timeout(30):  # two blobs, a manifest and its removal; an outbox that others made is seen in a while
+    async with asyncio.timeout(30):  # two blobs, a manifest and its removal; a new outbox is seen in a while
         while here.running.outbox.waiting != 4:
             await here.running.outbox.unit()
             await asyncio.sleep(0.05)
