@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.files import OsFiles
 from holdfast.pool import InlinePool, ThreadPool
-from holdfast.stores.contract import CHECKS, Harness, Peek
+from holdfast.stores.contract import CHECKS, Harness, Peek, check_scale
 from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.memory import MemoryStore
 from holdfast.stores.verified import VerifiedStore
@@ -76,3 +78,13 @@ class TestDiskStoreOnCrashDisk(StoreSuite):
 def test_the_list_of_checks_is_complete() -> None:
     assert len(CHECKS) >= 20
     assert all(check.__doc__ for check in CHECKS.values())
+
+
+@pytest.mark.slow  # as many durable puts as lists must be able to tell
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+async def test_a_list_of_100_000_blobs(tmp_path: Path, kind: str) -> None:
+    if kind == "memory":
+        await check_scale(Harness(MemoryStore(), RANDOM))
+        return
+    async with disk_store(tmp_path / "store") as (store, _):
+        await check_scale(Harness(store, RANDOM), at_once=16)
