@@ -25,7 +25,7 @@ _KEPT_FREE = 4 * GIB
 
 def run(scale: Scale, directory: Path) -> list[Figure]:
     """One copy on one node, streamed from and to a pipe, so that only the sealed bytes lie on the disk."""
-    sizes = [_SMALL, min(GIB, scale.memory_size)]
+    sizes = sorted({_SMALL, min(GIB, scale.memory_size)})
     if scale.stream_size > sizes[-1]:
         if shutil.disk_usage(directory).free > scale.stream_size + _KEPT_FREE:
             sizes.append(scale.stream_size)
@@ -39,7 +39,7 @@ def run(scale: Scale, directory: Path) -> list[Figure]:
     figures = []
     for who in found[0]:
         for number, size in enumerate(sizes):
-            peak, before = found[number][who] / MIB, found[1][who] / MIB
+            peak, before = found[number][who] / MIB, found[min(1, len(found) - 1)][who] / MIB
             name = f"peak memory, {who}, a stream of {_words(size)}"
             if number < 2:
                 figures.append(Figure(name, peak, "MiB"))

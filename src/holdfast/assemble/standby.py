@@ -35,6 +35,10 @@ _WAITS = "this coordinator is a standby and waits while another one works: ask a
 _log = logs.get_logger(__name__)
 
 
+async def _refused() -> Standby:
+    return Standby(_WAITS)
+
+
 class Succession:
     """A coordinator on a PostgreSQL, from start to stop: it waits while another works, takes its place when it has
     gone, and waits again when it was itself overtaken. Made by ``make_succession``."""
@@ -153,7 +157,7 @@ class Succession:
             clock=self._machine.clock,
             network=self._machine.network,
             health=lambda: _WAITS,
-            refuses=lambda: Standby(_WAITS),
+            refuses=_refused,
         )
         for route in routes.COORDINATOR_ROUTES:
             if route is not routes.HEALTH:

@@ -61,7 +61,7 @@ class Coordinator:
             network=network,
             epoch=lambda: state.position.current,
             health=self.health,
-            refuses=self.hold.refusal,
+            refuses=self.hold.refused,
         )
         self.counts = Counts(state)
         self.dispatch = Dispatch(state.randomness)
@@ -71,7 +71,7 @@ class Coordinator:
         self.reflog = Reflog(state)
         self._words = RepairWords(state, self.dispatch, self.repair, self.reflog, lambda: len(self.tidy.surplus))
         self._tasks = Tasks(state, self.dispatch, self.repair, self.inventory)
-        self._nodes = Nodes(state, self.counts, self.inventory.heard, self.hold.refusal)
+        self._nodes = Nodes(state, self.counts, self.inventory.heard, self.hold.refused)
         self._repair_worker = self._worker("repair", self.repair.unit, state.settings.repair_interval)
         self.alarms = Alarms(
             self._words.alarms,

@@ -32,6 +32,7 @@ class Hold:
         self._database = database
         self._clock = clock
         self._sure = clock.monotonic()
+        self._looking = asyncio.Lock()
 
     async def unit(self) -> Progress:
         """Shows the database that this coordinator is alive."""
@@ -44,6 +45,15 @@ class Hold:
                 _log.error("coordinator_overtaken", reason=error.detail)
                 self.lost.set()
         return Progress.IDLE
+
+    async def refused(self) -> HoldfastError | None:
+        """As ``refusal``; but who was merely stopped for a moment looks at the database before it refuses anybody."""
+        if self.refusal() is not None and not self._database.overtaken:
+            looking = self._looking.locked()
+            async with self._looking:
+                if not looking:  # those who waited take what was found
+                    await self.unit()
+        return self.refusal()
 
     def refusal(self) -> HoldfastError | None:
         """Why nothing may be answered now, None as long as this coordinator is sure of its place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from holdfast.coordinator.registry import Node
 from holdfast.coordinator.state import State
@@ -30,11 +30,11 @@ class Nodes:
         state: State,
         counts: Counts,
         heard: Callable[[Node], None],
-        refusal: Callable[[], HoldfastError | None] = lambda: None,
+        refused: Callable[[], Awaitable[HoldfastError | None]],
     ) -> None:
-        """``heard`` is called after each heartbeat and must not wait. ``refusal``: why no node may be answered now; it
+        """``heard`` is called after each heartbeat and must not wait. ``refused``: why no node may be answered now; it
         is heard nevertheless, so that none is taken for silent because the coordinator's database is away."""
-        self._refusal = refusal
+        self._refused = refused
         self._state = state
         self._counts = counts
         self._heard = heard
@@ -61,7 +61,7 @@ class Nodes:
             if node.url and node.reached_url != node.url:
                 await self._reach(node)
             self._heard(node)
-        refusal = self._refusal()
+        refusal = await self._refused()
         if refusal is not None:
             raise refusal
         word, reason = state.registry.state(node)

@@ -224,7 +224,7 @@ class Service:
         time: Callable[[], float] | None = None,
         ask_time: Callable[[], Awaitable[None]] | None = None,
         health: Callable[[], str] | None = None,
-        refuses: Callable[[], errors.HoldfastError | None] | None = None,
+        refuses: Callable[[], Awaitable[errors.HoldfastError | None]] | None = None,
         json_bytes_max: int = m.JSON_BYTES_MAX,
     ) -> None:
         """``ask_time`` sets ``time`` right, if it can: awaited before a request is refused for its time alone.
@@ -244,7 +244,7 @@ class Service:
         self._time = time or clock.now
         self._ask_time = ask_time
         self._health = health or (lambda: "ok")
-        self._refuses = refuses or (lambda: None)
+        self._refuses = refuses
         self._always: set[Route[Any, Any]] = set()
         self._json_bytes_max = json_bytes_max
         self._table = _Table()
@@ -344,7 +344,7 @@ class Service:
                     raise
                 await self._ask_time()
                 call.caller = self._signed_by(call, target)
-        refusal = None if route in self._always else self._refuses()
+        refusal = None if self._refuses is None or route in self._always else await self._refuses()
         if refusal is not None:
             raise refusal
         if route.blob == "up":
