@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -64,6 +64,22 @@ class Process:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+
+class Processes(ExitStack):
+    """Several of them that run together from entering to leaving; ``_start`` enters each."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        raise NotImplementedError
 
 
 class Node(Process):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
-from bench.exchange_cluster import Process, port
+from bench.exchange_cluster import Process, Processes, port
 from bench.peers.environment import program
 from bench.peers.plain import get_each, get_file, put_each, put_file
 
@@ -17,27 +15,14 @@ _READY_S = 60.0
 _REPLICATION = "002"  # two more copies, on other servers of the same rack: three
 
 
-class Seaweed:
+class Seaweed(Processes):
     """``fsync`` is set for all that the filer writes; without it the servers acknowledge what is only in memory."""
 
     def __init__(self, directory: Path, *, nodes: int) -> None:
+        super().__init__()
         self._directory = directory
         self._nodes = nodes
-        self._stack = ExitStack()
         self._s3 = 0
-
-    def __enter__(self) -> Seaweed:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def put(self, source: Path, name: str) -> None:
         put_file(self._s3, f"{_BUCKET}/{name}", source)
@@ -110,4 +95,4 @@ class Seaweed:
 
     def _run(self, verb: str, number: int, *arguments: str) -> Process:
         command = [str(program("weed")), f"-logdir={self._directory}", verb, *arguments]
-        return self._stack.enter_context(Process(command, number))
+        return self.enter_context(Process(command, number))

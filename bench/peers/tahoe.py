@@ -5,39 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
-from bench.exchange_cluster import Process, ask, port
+from bench.exchange_cluster import Process, Processes, ask, port
 from bench.peers.environment import program
 from bench.peers.plain import get_file, put_file
 
 _READY_S = 120.0
 
 
-class Tahoe:
+class Tahoe(Processes):
     """One share of a file is all of it, ``copies`` of them on as many servers: full copies, as holdfast keeps them."""
 
     def __init__(self, directory: Path, *, nodes: int, copies: int) -> None:
+        super().__init__()
         self._directory = directory
         self._nodes = nodes
         self._copies = copies
-        self._stack = ExitStack()
         self._web = 0
-
-    def __enter__(self) -> Tahoe:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def put(self, source: Path) -> str:
         """The capability by which the file is read."""
@@ -76,7 +61,7 @@ class Tahoe:
 
     def _run(self, directory: Path) -> Process:
         command = [str(program("tahoe")), "run", "--allow-stdin-close", str(directory)]
-        return self._stack.enter_context(Process(command, self._web))
+        return self.enter_context(Process(command, self._web))
 
 
 def _address(number: int) -> tuple[str, str]:
