@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.wire.connections import Connections
-from holdfast.wire.http1 import HEAD_BYTES_MAX, BadAnswer, Ended, body_bytes, encode_head, parse_head
+from holdfast.wire.heads import HEAD_BYTES_MAX
+from holdfast.wire.http1 import BadAnswer, Ended, body_bytes, encode_head, parse_head
 from holdfast.wire.network import TcpNetwork
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from holdfast.blob import Buffer
+from holdfast.wire.heads import HEAD_BYTES_MAX, LENGTH, BadHead, encode_lines, parse_lines
 
-HEAD_BYTES_MAX = 16 << 10
 SLICE_BYTES = 256 << 10
 
 Body: TypeAlias = "bytes | Callable[[], AsyncIterable[Buffer]] | None"
 """What a request carries. A callable is asked for the same bytes again when they have to be sent again."""
 
-_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_NO_VALUE = re.compile(r"[\x00\r\n]")
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
 
 
 class BadAnswer(ConnectionError):
@@ -51,19 +48,12 @@ class Head:
 def parse_head(data: bytes) -> Head:
     """The head of an answer, without the empty line that ends it; BadAnswer."""
     try:
-        first, *lines = data.decode("ascii").split("\r\n")
-    except UnicodeDecodeError as error:
-        raise BadAnswer("a header that is not ASCII") from error
+        first, headers = parse_lines(data)
+    except BadHead as error:
+        raise BadAnswer(str(error)) from error
     found = _STATUS.fullmatch(first)
     if found is None:
         raise BadAnswer("no HTTP/1.1 status line")
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or _NAME.fullmatch(name) is None or _NO_VALUE.search(value) is not None:
-            raise BadAnswer("a header line that is none")
-        name, value = name.lower(), value.strip(" \t")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     keep = found[1] == "1" and "close" not in headers.get("connection", "").lower()
     return Head(int(found[2]), headers, keep)
 
@@ -75,18 +65,14 @@ def body_bytes(method: str, head: Head) -> int:
     if "transfer-encoding" in head.headers:
         raise BadAnswer("an answer in a transfer coding")
     length = head.headers.get("content-length", "")
-    if _LENGTH.fullmatch(length) is None:
+    if LENGTH.fullmatch(length) is None:
         raise BadAnswer("an answer without its length")
     return int(length)
 
 
 def encode_head(method: str, where: str, headers: Mapping[str, str]) -> bytes:
     """A request's head. ValueError for a line break or anything else than ASCII in it."""
-    lines = [f"{method} {where} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    text = "\r\n".join(lines)
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-        raise ValueError("a line break in a header")
-    return text.encode("ascii")
+    return encode_lines(f"{method} {where} HTTP/1.1", headers)
 
 
 class Http1Connection(asyncio.BufferedProtocol):
