@@ -10,7 +10,7 @@ import pytest
 from holdfast.errors import Unavailable
 from holdfast.testing.grid import Grid
 from holdfast.testing.loop import VirtualLoop, run
-from holdfast.testing.simulate_faults import Disks
+from holdfast.testing.simulation.faults import Disks
 
 SEED = 20
 

@@ -19,8 +19,8 @@ from tests.heal.test_heal_grid import MINUTE, check, coordinator, fill, node_of,
 from holdfast.blob import Digest
 from holdfast.errors import HoldfastError, NotFound
 from holdfast.testing.grid import Grid, Process
-from holdfast.testing.simulate_faults import Disks
-from holdfast.testing.simulate_model import Broken
+from holdfast.testing.simulation.faults import Disks
+from holdfast.testing.simulation.model import Broken
 from holdfast.wire import routes
 from holdfast.wire.http import Target
 

@@ -9,7 +9,7 @@ import pytest
 from tests.heal.test_heal_grid import MINUTE, check, coordinator, copied, copies, fill, in_trash, story
 
 from holdfast.testing.grid import Grid
-from holdfast.testing.simulate_faults import Disks
+from holdfast.testing.simulation.faults import Disks
 
 
 async def alarms(grid: Grid) -> list[str]:

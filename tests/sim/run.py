@@ -45,7 +45,7 @@ def keep(seed: int, why: str) -> None:
 
 def run_one(seed: int, operations: int, database: str = "") -> dict[str, Any]:
     """The seed's outcome, as a JSON value; its files lie in memory where there is a place for that."""
-    from holdfast.testing.simulate import simulate
+    from holdfast.testing.simulation.run import simulate
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-sim-", dir=RAM if RAM.is_dir() else None) as directory:

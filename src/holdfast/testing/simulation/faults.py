@@ -24,7 +24,7 @@ from holdfast.errors import HoldfastError, NoSpace
 from holdfast.metadata.dialects import postgresql_engine
 from holdfast.metadata.tables import PackState
 from holdfast.testing.grid import Grid, Process
-from holdfast.testing.simulate_model import Broken
+from holdfast.testing.simulation.model import Broken
 
 T = TypeVar("T")
 
