@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,14 @@ from tests.coordinator.hall import FakeNode, Hall
 from tests.coordinator.hall import tag_of as hall_tag
 
 from bench import growth_fill
+from bench.growth_client import clients
 from bench.growth_fill import COPIES, FREED, LOST, MANY, Filled, fill
+from bench.growth_node import nodes
+from bench.growth_work import GROWTH, STEPS, Taken, Work, Works, figures, table
 from bench.measure import MIB, Scale
 from bench.peak_memory import peak_bytes
 from bench.raw_pipeline import environment
-from bench.report import Figure, Goal
+from bench.report import Figure
 from holdfast.coordinator import collect
 from holdfast.coordinator.settings import CoordinatorSettings
 from holdfast.metadata import queries_repair
@@ -37,36 +39,7 @@ from holdfast.wire import routes
 from holdfast.wire.serve import Call
 
 NODES = 10
-GROWTH = 10
-INDEPENDENT = 3.0
-"""Times as much as at the smallest size, at a hundred times as many packs: caches get colder, trees get deeper."""
-
-_STEPS = 100
 _NEVER = 1e7
-
-
-@dataclass
-class Taken:
-    """What one piece of work took. ``longest``: steps of the longest transaction, for which all others wait."""
-
-    seconds: float = 0.0
-    steps: int = 0
-    longest: int = 0
-    statements: int = 0
-
-
-@dataclass
-class Work:
-    """One piece of work at each size. ``grows``: it touches everything and says so."""
-
-    name: str
-    grows: bool = False
-    taken: list[Taken] = field(default_factory=list)
-
-    def slope(self, of: Callable[[Taken], float]) -> float:
-        """0: independent of how much there is; 1: as much more as there is more."""
-        first, last = max(of(self.taken[0]), 1e-9), max(of(self.taken[-1]), 1e-9)
-        return math.log(last / first) / math.log(GROWTH ** (len(self.taken) - 1))
 
 
 class Meter:
@@ -92,7 +65,7 @@ class Meter:
 
     def _connected(self, driver: Any, _: object) -> None:
         if hasattr(driver, "set_progress_handler"):
-            driver.set_progress_handler(self._tick, _STEPS)
+            driver.set_progress_handler(self._tick, STEPS)
 
     def _begun(self, _: object) -> None:
         self._transaction = 0
@@ -101,8 +74,8 @@ class Meter:
         self.now.statements += 1
 
     def _tick(self) -> int:
-        self.now.steps += _STEPS
-        self._transaction += _STEPS
+        self.now.steps += STEPS
+        self._transaction += STEPS
         self.now.longest = max(self.now.longest, self._transaction)
         return 0
 
@@ -118,14 +91,14 @@ class Meter:
 def run(scale: Scale, directory: Path) -> list[Figure]:
     """At a tenth of ``scale.packs``, at as many, and at ten times as many."""
     sizes = [scale.packs // GROWTH, scale.packs, scale.packs * GROWTH]
-    works = coordinators(directory, sizes, memory=True)
+    works = [*coordinators(directory, sizes, memory=True), *nodes(directory, sizes), *clients(directory, sizes)]
     print(table(works, sizes))
     return [figure for work in works for figure in figures(work, sizes)]
 
 
 def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20, *, memory: bool = False) -> list[Work]:
     """What a coordinator does, at each of ``sizes``, small work ``rounds`` times. ``memory``: says its memory, too."""
-    works: dict[str, Work] = {}
+    works = Works()
     for size in sizes:
         below = directory / f"{size}"
         below.mkdir()
@@ -137,29 +110,6 @@ def coordinators(directory: Path, sizes: Sequence[int], rounds: int = 20, *, mem
             peak = process_memory(below / "coordinator")
             print(f"growth: {size:,} packs, a coordinator's process: {peak / MIB:.0f} MiB", file=sys.stderr, flush=True)
     return list(works.values())
-
-
-def _work(works: dict[str, Work], name: str, *, grows: bool = False) -> Work:
-    return works.setdefault(name, Work(name, grows))
-
-
-def table(works: Sequence[Work], sizes: Sequence[int]) -> str:
-    """Milliseconds, steps and statements at each size, and the slopes of the first two."""
-    lines = [
-        "| work | ms at " + " / ".join(f"{size:,}" for size in sizes) + " | slope | SQLite steps | slope | "
-        "longest transaction | statements |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for work in works:
-        times = " / ".join(f"{1000 * taken.seconds:,.1f}" for taken in work.taken)
-        steps = " / ".join(f"{taken.steps:,}" for taken in work.taken)
-        longest = " / ".join(f"{taken.longest:,}" for taken in work.taken)
-        counts = " / ".join(str(taken.statements) for taken in work.taken)
-        lines.append(
-            f"| {work.name} | {times} | {work.slope(lambda it: it.seconds):.2f} | {steps} | "
-            f"{work.slope(lambda it: it.steps + _STEPS):.2f} | {longest} | {counts} |"
-        )
-    return "\n".join(lines)
 
 
 def process_memory(data: Path) -> int:
@@ -179,24 +129,10 @@ def process_memory(data: Path) -> int:
         process.wait()
 
 
-def figures(work: Work, sizes: Sequence[int]) -> list[Figure]:
-    first, last = work.taken[0], work.taken[-1]
-    small = f"at {sizes[0]:,}"
-    found = [Figure(f"{work.name}, {sizes[-1]:,} packs", 1000 * last.seconds, "ms", 1000 * first.seconds, small)]
-    bound = Goal("ratio", "at most", INDEPENDENT)
-    if first.statements and not work.grows:
-        found.append(Figure(f"{work.name}, steps", last.steps + _STEPS, "", first.steps + _STEPS, small, bound))
-    elif first.statements:
-        found.append(
-            Figure(f"{work.name}, longest transaction", last.longest, "steps", first.longest + _STEPS, small, bound)
-        )
-    return found
-
-
 class Coordinators:
     """One coordinator with so many packs."""
 
-    def __init__(self, directory: Path, packs: int, works: dict[str, Work], rounds: int) -> None:
+    def __init__(self, directory: Path, packs: int, works: Works, rounds: int) -> None:
         settings = CoordinatorSettings(
             heartbeat_interval=_NEVER, alarm_interval=_NEVER, repair_interval=_NEVER, sweep_interval=_NEVER,
             save_interval=_NEVER, reflog_interval=_NEVER,
@@ -249,7 +185,7 @@ class Coordinators:
 
     @contextmanager
     def _take(self, name: str, *, grows: bool = False) -> Any:
-        with self.meter.measure(_work(self.works, name, grows=grows).taken):
+        with self.meter.measure(self.works.named(name, grows=grows).taken):
             yield
 
     async def _often(self, name: str, what: Callable[[], Awaitable[object]]) -> None:
@@ -260,10 +196,7 @@ class Coordinators:
         with self.meter.measure(taken):
             for _ in range(times):
                 await what()
-        one = taken[0]
-        _work(self.works, name).taken.append(
-            Taken(one.seconds / times, one.steps // times, one.longest, one.statements // times)
-        )
+        self.works.named(name).taken.append(taken[0].over(times))
 
     # --- what people ask ---
 

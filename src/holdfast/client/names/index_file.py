@@ -44,6 +44,8 @@ CREATE TABLE stats (directory BLOB NOT NULL, name BLOB NOT NULL, size INTEGER NO
 CREATE TABLE nodes (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, name TEXT NOT NULL, url TEXT NOT NULL);
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+_INDEXES = "CREATE INDEX IF NOT EXISTS contents_by_pack ON contents (pack)"
+"""Later than version 3, of which files may be here."""
 
 
 class ChunkPlace(NamedTuple):
@@ -369,6 +371,7 @@ class IndexFile:
                     db.pragma("user_version", VERSION)
                 elif (magic, version) != (MAGIC, VERSION):
                     raise ValueError(f"not an index of version {VERSION}")
+                db.execute(_INDEXES)
         except BaseException:
             db.close()
             raise

@@ -45,6 +45,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHO
 _INDEXES = """
 CREATE INDEX IF NOT EXISTS blobs_shared ON blobs (kept, sequence) WHERE here = 1 AND kept IN ('manifest', 'cache');
 CREATE INDEX IF NOT EXISTS blobs_reflog ON blobs (sequence) WHERE here = 1 AND kept = 'reflog';
+CREATE INDEX IF NOT EXISTS blobs_trashed ON blobs (trashed) WHERE here = 0 AND trashed IS NOT NULL;
 CREATE TABLE IF NOT EXISTS totals (number INTEGER PRIMARY KEY CHECK (number = 1), saved BLOB NOT NULL) STRICT;
 """
 _FULL = (apsw.FullError,)

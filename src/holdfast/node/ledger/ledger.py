@@ -260,7 +260,7 @@ class Ledger:
         )
 
     async def trashed(self, before: float, limit: int) -> list[Entry]:
-        """What lies in trash since before that second of the slow clock, the oldest first. Looks at every row."""
+        """What lies in trash since before that second of the slow clock, the oldest first."""
         return await self._select(
             "here = 0 AND trashed IS NOT NULL AND trashed < ? ORDER BY trashed LIMIT ?", (int(before), limit)
         )
