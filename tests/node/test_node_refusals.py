@@ -13,7 +13,7 @@ from tests.node.house import COORDINATOR, DEVICE, STRANGER, VAULT, House, identi
 from holdfast.auth.documents import canonical, open_signed, sign
 from holdfast.auth.grants import Grant
 from holdfast.blob import Digest
-from holdfast.errors import BadRequest, Denied, HoldfastError, NoSpace, StorePoisoned
+from holdfast.errors import BadRequest, Denied, DigestMismatch, HoldfastError, NoSpace, StorePoisoned
 from holdfast.node.settings import NodeSettings
 
 DATA = pack(VAULT.id, 4096)
@@ -224,6 +224,19 @@ async def test_a_known_blob_of_another_vault_is_refused(house: House) -> None:
         entry = await house.running.ledger.find(Digest.of(data))
         assert entry is not None
         assert (entry.sequence, entry.vault) == (receipt.sequence, VAULT.id)
+
+
+@pytest.mark.parametrize("size", [4096, 300_000], ids=["small", "large"])
+async def test_a_header_that_lies_takes_no_known_blob_over(house: House, size: int) -> None:
+    thief, data = identity(8), pack(VAULT.id, size)
+    receipt = await house.put(data)
+    forged = pack(thief.id, size)
+    with pytest.raises(HoldfastError) as caught:
+        await house.client().put_blob(house.target, Digest.of(data), size, forged, grant=house.grant(vault=thief.id))
+    assert isinstance(caught.value, DigestMismatch | BadRequest)
+    entry = await house.running.ledger.find(Digest.of(data))
+    assert entry is not None
+    assert (entry.sequence, entry.vault) == (receipt.sequence, VAULT.id)
 
 
 async def test_a_request_for_another_receiver_or_from_a_wrong_signer(house: House) -> None:

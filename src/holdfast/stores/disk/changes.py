@@ -151,13 +151,16 @@ class DiskChanges:
         return there
 
     def keep(self, digest: Digest, size: int, data: Sequence[Buffer]) -> bool:
-        """All of a blob whose bytes have come, in one go; True if it is new."""
-        if self.look(digest, size):
-            return False
+        """All of a blob whose bytes have come, in one go; True if it is new.
+
+        They are checked also where the blob is there already: whoever sends others has not shown to have it.
+        """
         checker = Checker(digest, size)
         for piece in data:
             checker.update(piece)
         checker.finish()
+        if self.look(digest, size):
+            return False
         temporary = self.temporary()
         try:
             descriptor = self.create(temporary)
