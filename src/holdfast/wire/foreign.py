@@ -10,8 +10,9 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from holdfast.blob import PIECE_BYTES_MAX, Buffer
 from holdfast.errors import BadRequest, HoldfastError, TimedOut, Unavailable
@@ -29,16 +30,23 @@ def checked_target(text: str) -> str:
     """An http or https URL with a host; BadRequest for others, also for one with a password or a fragment in it."""
     try:
         parts = urlsplit(text)
-        port = parts.port
+        right = _right_host(parts.scheme, parts.netloc)
     except ValueError as error:
         raise BadRequest(f"{text!r} is not a URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if not right:
         raise BadRequest(f"{text!r}: a URL of the form http://HOST[:PORT]/PATH is needed")
     if "@" in parts.netloc:
         raise BadRequest("a URL must not hold a user or password; use a token file")
     if parts.fragment or " " in text or not (text.isascii() and text.isprintable()):
         raise BadRequest(f"{text!r}: a URL without fragment is needed, its path percent-encoded")
     return text
+
+
+@lru_cache(256)
+def _right_host(scheme: str, netloc: str) -> bool:
+    """ValueError for a port that is none."""
+    parts = SplitResult(scheme, netloc, "", "", "")
+    return scheme in ("http", "https") and parts.port != 0 and bool(parts.hostname)
 
 
 def origin(url: str) -> str:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -30,6 +31,9 @@ GROUP_MAX = 256
 Item = TypeVar("Item")
 T = TypeVar("T")
 _Change: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+_change = itemgetter(0)
 
 
 class QueueCore:
@@ -98,7 +102,8 @@ class QueueCore:
 
     async def write_together(self, change: Callable[[Sequence[Item]], Sequence[T]], item: Item) -> T:
         """As ``write``, for what is cheaper done for many: ``change`` gets all neighbouring items that wait for it, in
-        their order, and gives as many results. They are undone together, so they all hear an error that it raises."""
+        their order, and gives as many results. They are undone together, so they all hear an error that it raises. It
+        keeps ``space.held`` right itself, unless ``item`` is None."""
         if self._closed:
             raise Unavailable("the outbox is closed")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -143,7 +148,10 @@ class QueueCore:
     def _apply(self, group: Sequence[tuple[_Change, Any, object]], results: list[Any]) -> None:
         """In the queue's thread: appends what each change gave or its error, once all of them are on the disk."""
         found: list[Any] = []
-        parts = [(change, [item for _, item, _ in some]) for change, some in groupby(group, key=lambda one: one[0])]
+        if len(group) == 1:
+            parts = [(group[0][0], [group[0][1]])]
+        else:
+            parts = [(change, [item for _, item, _ in some]) for change, some in groupby(group, key=_change)]
         try:
             with self.file.change():
                 for change, items in parts:
@@ -155,7 +163,8 @@ class QueueCore:
                         if len(parts) == 1 or self.file.ended():
                             raise
                         found += [error] * len(items)
-                self.count()
+                if any(item is None for _, item, _ in group):
+                    self.count()
         except Exception as error:
             found = [error] * len(group)
         results += found

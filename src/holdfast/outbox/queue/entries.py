@@ -19,9 +19,30 @@ from holdfast.outbox.queue.errors import as_bytes, as_int
 from holdfast.outbox.queue.order import Order
 from holdfast.outbox.queue.packs import Packs
 from holdfast.outbox.queue.rows import COLUMNS, Fresh, Row, Total, distinct, insert_rows
-from holdfast.outbox.queue.schema import PACKS
+from holdfast.outbox.queue.schema import COUNT, PACKS, UNCOUNTED_MAX
 
+_NEWEST = "SELECT (SELECT ifnull(max(sequence), 0) FROM entries), newest FROM counted"
+_INSERT = (
+    "INSERT INTO entries (sequence, behind, id, state, class, kind, size, stored, filed, theirs, begun, tries, "
+    "reached, next_try, patient, target, keys, process, sealed, body) VALUES "
+)
+_PLACES = (
+    "(?, ? + EXISTS (SELECT 1 FROM names WHERE key = ? AND sequence < ?), ?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, "
+    "?, ?, ?, ?, ?)"
+)
+_SEQUENCE_MAX = (1 << 63) - 1
+_UNCOUNTED = "FROM entries WHERE sequence > (SELECT newest FROM counted)"
 _BLOCKING = (State.WAITING, State.DEFERRED, State.CONFLICT)
+
+
+def counts(sequences: range) -> bool:
+    """Do new entries with these sequences bring all that are uncounted into the counts?"""
+    return sequences[-1] % UNCOUNTED_MAX < len(sequences)
+
+
+def _in(state: State) -> str:
+    """The condition, in the words of the index ``entries_tried`` where it is in it."""
+    return f"state = {state:d} AND state != 0" if state else "state = 0"
 
 
 class Entries:
@@ -34,30 +55,35 @@ class Entries:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def add(self, fresh: Sequence[Fresh], process: bytes, packs: Sequence[tuple[Digest, int]] = ()) -> list[int]:
-        """Their sequences, ascending. ``packs``: those of their needs that this process has just stored, with their
+    def add(self, fresh: Sequence[Fresh], process: bytes, packs: Sequence[tuple[Digest, int]] = ()) -> range:
+        """Their sequences. ``packs``: those of their needs that this process has just stored, with their
         sizes; NotFound for a need that is nowhere."""
-        ((newest,),) = self._db.execute("SELECT ifnull(max(newest), 0) FROM totals").fetchall()
-        sequences = range(as_int(newest) + 1, as_int(newest) + 1 + len(fresh))
-        behind = self._order.enter_new([(sequence, one.keys) for sequence, one in zip(sequences, fresh, strict=True)])
+        ((newest, counted),) = self._db.execute(_NEWEST).fetchall()
+        first = max(as_int(newest), as_int(counted)) + 1
+        numbered = list(enumerate(fresh, first))
+        self._order.enter_new([(key, sequence) for sequence, one in numbered for key in one.keys])
         insert_rows(
             self._db,
-            "INSERT INTO entries (sequence, behind, id, state, class, kind, size, stored, filed, theirs, begun, tries, "
-            "reached, next_try, patient, target, keys, process, sealed, body) VALUES ",
-            "(?, ?, ?, 0, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0.0, 0, ?, ?, ?, ?, ?)",
+            _INSERT,
+            _PLACES,
             [
                 (
-                    sequence, before, one.id, int(one.delivery_class), one.kind, one.size, one.stored, int(one.filed),
-                    one.target, b"".join(one.keys), process, one.sealed, one.body,
+                    sequence, self._order.behind(sequence, one.keys[1:]), one.keys[0], sequence, one.id,
+                    one.delivery_class, one.kind, one.size, one.stored, one.filed, one.target, b"".join(one.keys),
+                    process, one.sealed, one.body,
                 )
-                for sequence, before, one in zip(sequences, behind, fresh, strict=True)
+                for sequence, one in numbered
             ],
         )  # fmt: skip
         if packs:
             self._packs.add(packs, process)
-        for sequence, one in zip(sequences, fresh, strict=True):
-            self._packs.need(sequence, one.needs)
-        return list(sequences)
+        for sequence, one in numbered:
+            if one.needs:
+                self._packs.need(sequence, one.needs)
+        sequences = range(first, first + len(fresh))
+        if counts(sequences):
+            self._db.execute(COUNT)
+        return sequences
 
     def defer(self, sequence: int, *, next_try: float, reached: bool, patient: bool, progress: bytes | None) -> None:
         self._db.execute(
@@ -146,12 +172,15 @@ class Entries:
         if states is None:
             return self._select("sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
         rows = []
-        for state in states:  # each by its index; together they are at most a few pages
-            rows += self._select("state = ? AND sequence > ? ORDER BY sequence LIMIT ?", (int(state), after, limit))
+        for state in states:  # together they are at most a few pages
+            rows += self._select(f"{_in(state)} AND sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
         return sorted(rows)[:limit]
 
     def totals(self) -> list[Total]:
-        rows: Sequence[Any] = self._db.execute("SELECT state, class, entries, stored FROM totals").fetchall()
+        rows: Sequence[Any] = self._db.execute(
+            "SELECT state, class, sum(entries), sum(stored) FROM (SELECT state, class, entries, stored FROM counts "  # noqa: S608
+            f"UNION ALL SELECT state, class, 1, stored {_UNCOUNTED}) GROUP BY state, class"
+        ).fetchall()
         return [
             Total(
                 None if state == PACKS else State(state),
@@ -164,17 +193,17 @@ class Entries:
 
     def stored(self) -> int:
         """Bytes of all bodies and packs."""
-        ((found,),) = self._db.execute("SELECT ifnull(sum(stored), 0) FROM totals").fetchall()
+        ((found,),) = self._db.execute(
+            f"SELECT ifnull((SELECT sum(stored) FROM counts), 0) + ifnull((SELECT sum(stored) {_UNCOUNTED}), 0)"  # noqa: S608
+        ).fetchall()
         return as_int(found)
 
     def oldest(self) -> Row | None:
         """Of those that are still to be delivered."""
-        rows = [
-            row
-            for state in (State.WAITING, State.DEFERRED)
-            for row in self._select("state = ? ORDER BY sequence LIMIT 1", (int(state),))
-        ]
-        return min(rows, default=None)
+        tried = self._select(f"{_in(State.DEFERRED)} ORDER BY sequence LIMIT 1", ())
+        below = tried[0].sequence if tried else _SEQUENCE_MAX
+        fresh = self._select(f"{_in(State.WAITING)} AND sequence < ? ORDER BY sequence LIMIT 1", (below,))
+        return next(iter(fresh + tried), None)
 
     def moderate_of(self, dead: Callable[[bytes], bool]) -> list[int]:
         """Moderate entries of processes that are gone."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import apsw
@@ -23,7 +25,7 @@ from holdfast.outbox.queue.entries import Entries
 from holdfast.outbox.queue.errors import as_bytes, translated
 from holdfast.outbox.queue.order import Order
 from holdfast.outbox.queue.packs import Packs
-from holdfast.outbox.queue.schema import MAGIC, TABLES, VERSION
+from holdfast.outbox.queue.schema import COUNTS, FROM_1, MAGIC, TABLES, VERSION
 from holdfast.outbox.queue.sealing import Seals
 
 BUSY_MS = 10_000
@@ -44,6 +46,7 @@ class QueueFile:
                     files.close(files.create(path))  # made here so that its mode is 0600
                 files.sync_directory(path.parent)
             self._db = apsw.Connection(os.fspath(path))
+            self._durable = _Transaction(self._db, path)
             try:
                 self._prepare()
                 with self.change():
@@ -65,7 +68,7 @@ class QueueFile:
     def _begin_new(self, seed: bytes, randomness: Randomness) -> None:
         magic, version = self._db.pragma("application_id"), self._db.pragma("user_version")
         if (magic, version) == (0, 0) and not self._db.execute("SELECT 1 FROM sqlite_schema").fetchall():
-            self._db.execute(TABLES)
+            self._db.execute(TABLES + COUNTS)
             self._db.execute(
                 "INSERT INTO wrap VALUES (1, ?, ?)",
                 sealing.wrap(randomness.bytes(sealing.KEY_BYTES), seed, randomness),
@@ -74,6 +77,9 @@ class QueueFile:
             self._db.pragma("user_version", VERSION)
         elif magic != MAGIC:
             raise BadConfig(f"{self.path} is not an outbox; nothing in it was changed")
+        elif version == 1:
+            self._db.execute(FROM_1)
+            self._db.pragma("user_version", VERSION)
         elif version != VERSION:
             raise BadConfig(f"{self.path} was written by another holdfast (version {version}, not {VERSION})")
 
@@ -100,24 +106,19 @@ class QueueFile:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def change(self, *, durable: bool = True) -> Iterator[None]:
+    def change(self, *, durable: bool = True) -> AbstractContextManager[None]:
         """One transaction. ``durable`` False: may be lost in a power cut, not in a crash; for claims."""
+        return self._durable if durable else self._undurable()
+
+    @contextlib.contextmanager
+    def _undurable(self) -> Iterator[None]:
         with translated(self.path):
-            if not durable:
-                self._db.pragma("synchronous", "normal")
+            self._db.pragma("synchronous", "normal")
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
+                with self._durable:
                     yield
-                    self._db.execute("COMMIT")
-                except BaseException:
-                    if not self._db.get_autocommit():
-                        self._db.execute("ROLLBACK")
-                    raise
             finally:
-                if not durable:
-                    self._db.pragma("synchronous", "full")
+                self._db.pragma("synchronous", "full")
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
@@ -134,3 +135,25 @@ class QueueFile:
     def ended(self) -> bool:
         """Did an error end the transaction?"""
         return self._db.get_autocommit()
+
+
+class _Transaction(translated):
+    """What is done inside is committed, or undone if it raises. Used again and again: a generator cost more."""
+
+    def __init__(self, db: apsw.Connection, path: Path) -> None:
+        super().__init__(path)
+        self._db = db
+
+    def __enter__(self) -> None:
+        with translated(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is None:
+                with translated(self._path):
+                    self._db.execute("COMMIT")
+        finally:
+            if not self._db.get_autocommit():
+                self._db.execute("ROLLBACK")
+        super().__exit__(kind, error, trace)

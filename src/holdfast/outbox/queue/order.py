@@ -35,19 +35,13 @@ class Order:
             later = max(sequence, head)
             self._db.execute("UPDATE entries SET behind = behind + 1 WHERE sequence = ?", (later,))
 
-    def enter_new(self, entries: Sequence[tuple[int, Sequence[bytes]]]) -> list[int]:
-        """New entries, ascending, each with its keys: in how many of these others stand before it."""
-        standing = set[bytes]()
-        behind = []
-        for _, keys in entries:
-            before = 0
-            for key in keys:
-                before += key in standing or self.first(key) is not None
-                standing.add(key)
-            behind.append(before)
-        names = [(key, sequence) for sequence, keys in entries for key in keys]
-        insert_rows(self._db, "INSERT INTO names VALUES ", "(?, ?)", names)
-        return behind
+    def enter_new(self, places: Sequence[tuple[bytes, int]]) -> None:
+        """Keys with the sequences of new entries, each behind all that stand there."""
+        insert_rows(self._db, "INSERT INTO names VALUES ", "(?, ?)", places)
+
+    def behind(self, sequence: int, keys: Iterable[bytes]) -> int:
+        """In how many of these keys others stand before it."""
+        return sum(self.first(key) != sequence for key in keys)
 
     def leave(self, sequence: int, keys: Iterable[bytes]) -> None:
         """Stands in none of its keys any more; whoever was next in one moves up. May be called twice."""

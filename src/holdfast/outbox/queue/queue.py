@@ -18,6 +18,7 @@ from holdfast.files import Files
 from holdfast.outbox.entry import DeliveryClass, Entry, NewEntry, State
 from holdfast.outbox.queue.bodies import INLINE_BYTES_MAX, StoredBody, stored_size
 from holdfast.outbox.queue.core import GROUP_MAX, QueueCore
+from holdfast.outbox.queue.entries import counts
 from holdfast.outbox.queue.file import QueueFile
 from holdfast.outbox.queue.rows import Fresh, PackRow, Total, pack_name
 from holdfast.outbox.queue.sealing import ENTRY_ID_BYTES
@@ -124,11 +125,34 @@ class Queue:
         BadRequest for what may not be queued, TooLarge, NoSpace when the outbox or the disk is full (nothing else is
         touched), StorePoisoned after a failed sync.
         """
-        delivery_class = new.delivery_class()
-        self._core.health.check()
+        core, delivery_class = self._core, new.delivery_class()
+        core.health.check()
         self._begin_adding()
         try:
-            return await self._add(new, delivery_class, body)
+            process = core.process or await core.token()
+            id_ = core.randomness.bytes(ENTRY_ID_BYTES)
+            if body is None:
+                return await self._added(new, delivery_class, id_, None)
+            cipher = core.seals.cipher(id_, "body")
+            if isinstance(body, bytes) or not isinstance(body, AsyncIterable):  # the second look is a slow one
+                if memoryview(body).nbytes <= min(INLINE_BYTES_MAX, self.settings.body_bytes_max):
+                    return await self._added(new, delivery_class, id_, core.bodies.inline(id_, cipher, body))
+                body = pieces(body)
+            name = f"{process.hex()}-{id_.hex()}"
+            stored = await core.bodies.store(
+                name,
+                id_,
+                cipher,
+                body,
+                size_max=self.settings.body_bytes_max,
+                critical=delivery_class is DeliveryClass.CRITICAL,
+            )
+            try:
+                return await self._added(new, delivery_class, id_, stored)
+            except BaseException:
+                if stored.inline is None:
+                    await core.bodies.remove([name])
+                raise
         finally:
             self._end_adding()
 
@@ -142,35 +166,6 @@ class Queue:
         self._adding -= 1
         if not self._adding:
             self._added_all.set()
-
-    async def _add(
-        self, new: NewEntry, delivery_class: DeliveryClass, body: Buffer | AsyncIterable[Buffer] | None
-    ) -> int:
-        core = self._core
-        process = core.process or await core.token()
-        id_ = core.randomness.bytes(ENTRY_ID_BYTES)
-        if body is None:
-            return await self._added(new, delivery_class, id_, None)
-        cipher = core.seals.cipher(id_, "body")
-        if isinstance(body, bytes) or not isinstance(body, AsyncIterable):  # the second look is a slow one
-            if memoryview(body).nbytes <= min(INLINE_BYTES_MAX, self.settings.body_bytes_max):
-                return await self._added(new, delivery_class, id_, core.bodies.inline(id_, cipher, body))
-            body = pieces(body)
-        name = f"{process.hex()}-{id_.hex()}"
-        stored = await core.bodies.store(
-            name,
-            id_,
-            cipher,
-            body,
-            size_max=self.settings.body_bytes_max,
-            critical=delivery_class is DeliveryClass.CRITICAL,
-        )
-        try:
-            return await self._added(new, delivery_class, id_, stored)
-        except BaseException:
-            if stored.inline is None:
-                await core.bodies.remove([name])
-            raise
 
     async def _added(self, new: NewEntry, delivery_class: DeliveryClass, id_: bytes, stored: StoredBody | None) -> int:
         size = 0 if stored is None else stored.size
@@ -209,12 +204,19 @@ class Queue:
             self._stored_packs.pop(digest, None)
         return sequence
 
-    def _insert(self, items: Sequence[tuple[Fresh, NewEntry]], packs: Sequence[tuple[Digest, int]] = ()) -> list[int]:
+    def _insert(
+        self, items: Sequence[tuple[Fresh, NewEntry]], packs: Sequence[tuple[Digest, int]] = ()
+    ) -> Sequence[int]:
         """In the queue's thread and inside a change."""
         core = self._core
         sequences = core.file.entries.add([fresh for fresh, _ in items], core.process or b"", packs)
+        large = False
         for sequence, (fresh, new) in zip(sequences, items, strict=True):
             self.tries.recall(sequence, fresh.keys, new)
+            core.space.held += fresh.stored
+            large = large or fresh.filed
+        if large or counts(sequences):  # what others put in is seen now and then, so that small ones cost no question
+            core.count()
         return sequences
 
     async def add_pack(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> None:

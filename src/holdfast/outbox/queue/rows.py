@@ -126,6 +126,9 @@ _ROWS_AT_ONCE = (16, 4, 1)
 
 def insert_rows(db: apsw.Connection, insert: str, row: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """``insert`` with the placeholders ``row``, for many rows in few statements."""
+    if len(rows) == 1:
+        db.execute(insert + row, rows[0])
+        return
     start = 0
     for size in _ROWS_AT_ONCE:
         while len(rows) - start >= size:

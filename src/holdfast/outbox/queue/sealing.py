@@ -6,13 +6,14 @@ one record that wraps it.
 
 from __future__ import annotations
 
+import hmac
 from typing import Any
 
 import cbor2
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes, hmac
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from holdfast.clock import Randomness
 from holdfast.errors import BadConfig, Corrupt, Denied
@@ -52,9 +53,9 @@ class Seals:
     """Seals and opens with one queue key. Safe to use from several threads."""
 
     def __init__(self, queue_key: bytes, randomness: Randomness) -> None:
-        self._key = queue_key
+        self._expand = hmac.new(queue_key, _INFO, "sha256")  # begun once: an enqueue copies each three times
         self._randomness = randomness
-        self._tag_key = self._derived(b"/tag")
+        self._tags = hmac.new(self._derived(b"/tag"), digestmod="sha256")
         self._target = ("", b"")  # the newest target and its tag: mostly the next one's, too
 
     def target_tag(self, target: str) -> bytes:
@@ -67,9 +68,9 @@ class Seals:
 
     def tag(self, what: str, text: str) -> bytes:
         """16 bytes of HMAC: equal for equal texts, and nothing else is told. ``what``: key or target."""
-        state = hmac.HMAC(self._tag_key, hashes.SHA256())
+        state = self._tags.copy()
         state.update(what.encode() + b"\0" + text.encode("utf-8", "surrogatepass"))
-        return state.finalize()[:TAG_BYTES]
+        return state.digest()[:TAG_BYTES]
 
     def seal(self, entry: bytes, role: str, document: Any, clear: bytes, *, canonical: bool = True) -> bytes:
         """nonce | ciphertext of the CBOR; ``clear`` are the columns it stands for.
@@ -92,4 +93,6 @@ class Seals:
         return AESGCM(self._derived(b"/" + role.encode() + b"/" + entry))
 
     def _derived(self, purpose: bytes) -> bytes:
-        return HKDFExpand(hashes.SHA256(), KEY_BYTES, _INFO + purpose).derive(self._key)
+        state = self._expand.copy()  # HKDF-Expand to the length of one hash is one HMAC (RFC 5869, 2.3)
+        state.update(purpose + b"\x01")
+        return state.digest()
