@@ -497,7 +497,8 @@ async def test_writers_at_once_each_get_their_own(rig: QueueRig) -> None:
     assert results == list(range(2, 52)), "in the order of the calls"
     found = (await queue.page())[1:]
     assert [(one.payload["number"], await body_of(one)) for one in found] == [(n, b"%d" % n) for n in range(50)]
-    heads, standing = [("a",)], {"a"}
+    heads: list[tuple[str, ...]] = [("a",)]
+    standing = {"a"}
     for one in new:
         heads += [one.keys] * standing.isdisjoint(one.keys)
         standing.update(one.keys)
