@@ -1,22 +1,23 @@
-"""The one file that knows which database is below: its connections, its pragmas, its insert-or-update."""
+"""The databases that may be below: their connections, their pragmas, what their errors mean."""
 
 from __future__ import annotations
 
-import functools
 import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, StaticPool
 
 from holdfast.errors import BadConfig
+from holdfast.metadata.prepared import Prepared, execute
 from holdfast.metadata.together import travel
 
 IN_LIST_MAX = 1000
 """Values in one IN list: far below every database's limit, and few statement shapes to cache."""
+
+_BEGIN = Prepared("BEGIN IMMEDIATE", None)
 
 
 def sqlite_engine(path: Path) -> Engine:
@@ -35,7 +36,7 @@ def sqlite_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        execute(connection, _BEGIN, {})
 
     return engine
 
@@ -123,15 +124,3 @@ def _sqlstate(error: DBAPIError) -> str:
 def _sqlite_code(error: DBAPIError) -> int | None:
     code = getattr(error.orig, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF  # the rest says more about the same
-
-
-def insert_or_update(connection: Connection, table: Table, keys: tuple[str, ...], update: tuple[str, ...]) -> Insert:
-    """An insert that, where a row with the same ``keys`` is there, sets the columns ``update`` instead."""
-    return _insert_or_update(connection.dialect.name, table, keys, update)
-
-
-@functools.lru_cache(maxsize=64)
-def _insert_or_update(dialect: str, table: Table, keys: tuple[str, ...], update: tuple[str, ...]) -> Insert:
-    statement = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-    fresh = statement.excluded
-    return statement.on_conflict_do_update(index_elements=list(keys), set_={name: fresh[name] for name in update})

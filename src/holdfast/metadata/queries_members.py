@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, insert, select, update
 
+from holdfast.metadata.prepared import among
 from holdfast.metadata.tables import NEVER_READ, devices, invite_uses, invites, meta, nodes, vaults
-from holdfast.metadata.together import Question, among, post
+from holdfast.metadata.together import Question, ask, post
 
 _BYTES_USED = select(vaults.c.number, vaults.c.used).where(among(vaults.c.number))
 _REACH_COMMIT = update(meta).values(commit_number=bindparam("commit_"))
@@ -111,7 +112,7 @@ def add_vault(connection: Connection, id_: bytes, quota: int | None) -> int:
 
 def bytes_used(connection: Connection, numbers: Sequence[int]) -> dict[int, int]:
     """Bytes of packs that count against each vault's quota."""
-    return {row.number: row.used for row in connection.execute(_BYTES_USED, {"some": list(numbers)})}
+    return {row.number: row.used for row in ask(connection, [(_BYTES_USED, {"some": list(numbers)})])[0]}
 
 
 def question_of_bytes_used(numbers: Sequence[int]) -> Question:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, or_, select, update
 
-from holdfast.metadata.dialects import IN_LIST_MAX, insert_or_update
+from holdfast.metadata.dialects import IN_LIST_MAX
+from holdfast.metadata.prepared import among
 from holdfast.metadata.tables import PackState, keep_lists, keep_packs, packs, placements, ref_history, refs
-from holdfast.metadata.together import Question, add_rows, among, post, post_rows
+from holdfast.metadata.together import Question, add_rows, ask, post, post_rows
 
 T = TypeVar("T")
 
@@ -26,7 +27,6 @@ _PACK = (
 _PACKS_BY_DIGEST = select(*_PACK).where(among(packs.c.digest))
 _PACKS_BY_NUMBER = select(*_PACK).where(among(packs.c.number))
 _PLACES = select(placements.c.pack, placements.c.node, placements.c.sequence).where(among(placements.c.pack))
-_ADD_PACKS = insert(packs).returning(packs.c.digest, packs.c.number)
 _CHANGE_PACKS = (
     update(packs)
     .where(packs.c.number == bindparam("number_"))
@@ -47,8 +47,6 @@ _PLACES_BY_DIGEST = (
     .join(packs, packs.c.number == placements.c.pack)
     .where(among(packs.c.digest))
 )
-_ADD_KEEPS = insert(keep_lists).returning(keep_lists.c.vault, keep_lists.c.digest, keep_lists.c.number)
-_ADD_KEEP_PACKS = insert(keep_packs)
 
 
 def portions(values: Iterable[T]) -> Iterator[list[T]]:
@@ -65,7 +63,7 @@ def packs_by_digest(connection: Connection, digests: Iterable[bytes]) -> list[An
     """Rows number, digest, vault, size, state, target, lease_until of those that are known."""
     found: list[Any] = []
     for some in portions(digests):
-        found += connection.execute(_PACKS_BY_DIGEST, {"some": some})
+        found += ask(connection, [(_PACKS_BY_DIGEST, {"some": some})])[0]
     return found
 
 
@@ -83,7 +81,7 @@ def question_of_keeps(vault: int, digests: Sequence[bytes]) -> Question:
 def packs_by_number(connection: Connection, numbers: Iterable[int]) -> list[Any]:
     found: list[Any] = []
     for some in portions(numbers):
-        found += connection.execute(_PACKS_BY_NUMBER, {"some": some})
+        found += ask(connection, [(_PACKS_BY_NUMBER, {"some": some})])[0]
     return found
 
 
@@ -91,7 +89,7 @@ def places(connection: Connection, numbers: Iterable[int]) -> dict[int, dict[int
     """Pack -> node -> write sequence, by numbers."""
     found: dict[int, dict[int, int]] = {}
     for some in portions(numbers):
-        for pack, node, sequence in connection.execute(_PLACES, {"some": some}):
+        for pack, node, sequence in ask(connection, [(_PLACES, {"some": some})])[0]:
             found.setdefault(pack, {})[node] = sequence
     return found
 
@@ -116,8 +114,8 @@ def add_packs_and_keep_lists(
     made, listed = add_rows(
         connection,
         [
-            (_ADD_PACKS, ("digest", "number"), new_packs),
-            (_ADD_KEEPS, ("vault", "digest", "number"), keeps),
+            (packs, ("digest", "number"), new_packs),
+            (keep_lists, ("vault", "digest", "number"), keeps),
         ],
     )
     return {row.digest: row.number for row in made}, {(row.vault, row.digest): row.number for row in listed}
@@ -137,8 +135,7 @@ def set_sizes(connection: Connection, sizes: Mapping[int, int]) -> None:
 
 def place(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
     """Each row: pack, node, sequence; a copy that is known gets the new sequence."""
-    keys, changed = ("pack", "node"), ("sequence",)
-    post_rows(connection, insert_or_update(connection, placements, keys, changed), keys, changed, rows)
+    post_rows(connection, placements, rows, ("pack", "node"), ("sequence",))
 
 
 def unplace(connection: Connection, pairs: Iterable[tuple[int, int]]) -> None:
@@ -154,7 +151,7 @@ def keep_lists_by_digest(connection: Connection, vault: int, digests: Iterable[b
     """Numbers of the keep lists that the vault has."""
     found: dict[bytes, int] = {}
     for some in portions(digests):
-        rows = connection.execute(_KEEPS_BY_DIGEST, {"vault": vault, "some": some})
+        rows = ask(connection, [(_KEEPS_BY_DIGEST, {"vault": vault, "some": some})])[0]
         found.update((row.digest, row.number) for row in rows)
     return found
 
@@ -163,7 +160,7 @@ def packs_kept(connection: Connection, keeps: Iterable[int]) -> dict[int, list[i
     """Keep list -> its packs, by numbers."""
     found: dict[int, list[int]] = {}
     for some in portions(keeps):
-        for keep, pack in connection.execute(_KEPT, {"some": some}):
+        for keep, pack in ask(connection, [(_KEPT, {"some": some})])[0]:
             found.setdefault(keep, []).append(pack)
     return found
 
@@ -174,7 +171,7 @@ def add_keep_lists(connection: Connection, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def add_keep_packs(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:
-    post_rows(connection, _ADD_KEEP_PACKS, (), (), rows)
+    post_rows(connection, keep_packs, rows)
 
 
 def drop_unused_keep_lists(connection: Connection, keeps: Iterable[int]) -> set[int]:

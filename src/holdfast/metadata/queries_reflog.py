@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from holdfast.metadata.dialects import insert_or_update
 from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import (
     keep_packs,
@@ -20,6 +19,7 @@ from holdfast.metadata.tables import (
     tombstones,
     vaults,
 )
+from holdfast.metadata.together import post_rows
 
 # --- what is to be written --------------------------------------------------------------------------------------------
 
@@ -93,8 +93,7 @@ def add_reflog(connection: Connection, row: Mapping[str, Any], places: Mapping[i
 
 def place_reflog(connection: Connection, number: int, places: Mapping[int, int]) -> None:
     rows = [{"reflog": number, "node": node, "sequence": sequence} for node, sequence in places.items()]
-    if rows:
-        connection.execute(insert_or_update(connection, reflog_places, ("reflog", "node"), ("sequence",)), rows)
+    post_rows(connection, reflog_places, rows, ("reflog", "node"), ("sequence",))
 
 
 def unplace_reflogs(connection: Connection, numbers: Iterable[int], node: int) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
-from holdfast.metadata.dialects import insert_or_update
+from holdfast.metadata.prepared import among
 from holdfast.metadata.queries_packs import portions
 from holdfast.metadata.tables import keep_lists, ref_history, refs, tombstones
-from holdfast.metadata.together import Question, among, post, post_rows
+from holdfast.metadata.together import Question, ask, post, post_rows
 
 _REFS_BY_TAG = (
     select(refs, keep_lists.c.digest.label("keep_digest"))
@@ -34,7 +34,7 @@ def refs_by_tag(connection: Connection, vault: int, tags: Iterable[bytes]) -> li
     """Present refs, tombstones too, each with ``keep_digest`` of its keep list."""
     found: list[Any] = []
     for some in portions(tags):
-        found += connection.execute(_REFS_BY_TAG, {"vault_": vault, "some": some})
+        found += ask(connection, [(_REFS_BY_TAG, {"vault_": vault, "some": some})])[0]
     return found
 
 
@@ -57,8 +57,7 @@ def ref_page(
 
 def put_refs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row has every column of ``refs`` but its number; a present ref of the same tag is replaced."""
-    keys = ("vault", "tag")
-    post_rows(connection, insert_or_update(connection, refs, keys, _CHANGING), keys, _CHANGING, rows)
+    post_rows(connection, refs, rows, ("vault", "tag"), _CHANGING)
 
 
 def trash_page(
@@ -93,14 +92,13 @@ def shrunk(connection: Connection, vault: int, tags: Iterable[bytes]) -> list[An
     """Rows tag, version, etag of names of which nothing but that is left."""
     found: list[Any] = []
     for some in portions(tags):
-        found += connection.execute(_SHRUNK, {"vault_": vault, "some": some})
+        found += ask(connection, [(_SHRUNK, {"vault_": vault, "some": some})])[0]
     return found
 
 
 def put_tombstones(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Each row: vault, tag, version, etag, due (slow)."""
-    keys, changed = ("vault", "tag"), ("version", "etag", "due")
-    post_rows(connection, insert_or_update(connection, tombstones, keys, changed), keys, changed, rows)
+    post_rows(connection, tombstones, rows, ("vault", "tag"), ("version", "etag", "due"))
 
 
 def end_tombstones(connection: Connection, names: Iterable[tuple[int, bytes]]) -> None:
@@ -128,7 +126,7 @@ def past_etags(connection: Connection, vault: int, tags: Iterable[bytes]) -> dic
     """The kept versions of each tag: etag -> version."""
     found: dict[bytes, dict[bytes, int]] = {}
     for some in portions(tags):
-        for tag, etag, version in connection.execute(_PAST, {"vault_": vault, "some": some}):
+        for tag, etag, version in ask(connection, [(_PAST, {"vault_": vault, "some": some})])[0]:
             found.setdefault(tag, {})[etag] = version
     return found
 
@@ -147,8 +145,7 @@ def add_history(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> No
 
     Of two versions with one number, which only two coordinators at once can make, the one that comes later stays.
     """
-    keys = ("vault", "tag", "version")
-    post_rows(connection, insert_or_update(connection, ref_history, keys, _PAST_COLUMNS), keys, _PAST_COLUMNS, rows)
+    post_rows(connection, ref_history, rows, ("vault", "tag", "version"), _PAST_COLUMNS)
 
 
 def drop_history(connection: Connection, now: float, limit: int) -> tuple[int, set[int]]:
