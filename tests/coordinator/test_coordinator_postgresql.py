@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,8 +15,11 @@ from tests.coordinator.test_coordinator_life import Life
 from tests.metadata.postgres_server import PostgresServer, cut_commit
 
 from holdfast.errors import StorePoisoned, Unavailable
-from holdfast.metadata import queries_members, tables
+from holdfast.metadata import journey, queries_members, tables
 from holdfast.metadata.dialects import postgresql_engine
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGconn
 
 pytestmark = pytest.mark.rig
 
@@ -54,37 +57,34 @@ async def whole(hall: Hall, names: list[str]) -> None:
 
 
 def dies_before(statement: int, server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server dies before that statement of the driver, counted from now."""
-    import psycopg
+    """The server dies before that statement, counted from now; those before it have come to it."""
+    left, real = statement, journey._queue
 
-    left, real = statement, psycopg.Cursor.execute
-
-    def execute(cursor: Any, *args: Any, **options: Any) -> Any:
+    def queue(connection: PGconn, *args: Any) -> list[bool]:
         nonlocal left
         left -= 1
         if left == -1:
-            monkeypatch.setattr(psycopg.Cursor, "execute", real)
+            monkeypatch.setattr(journey, "_queue", real)
+            connection.flush()
             server.restart()
-        return real(cursor, *args, **options)
+        return real(connection, *args)
 
-    monkeypatch.setattr(psycopg.Cursor, "execute", execute)
+    monkeypatch.setattr(journey, "_queue", queue)
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)], ids=["sampled", "each"])
 async def test_a_server_that_dies_at_each_statement_of_a_commit_loses_and_doubles_nothing(
     hall: Hall, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    import psycopg
-
     names: list[str] = []
     hit, at = True, 0
     while hit:  # until a commit has fewer statements than that
         with monkeypatch.context() as patch:
             dies_before(at, postgres, patch)
-            dying = psycopg.Cursor.execute
+            dying = journey._queue
             names.append(f"name-{len(names)}")
             await commit(hall, names[-1])
-            hit = psycopg.Cursor.execute is not dying
+            hit = journey._queue is not dying
         at += step
     assert at > 10, "a commit has more statements than this"
     await whole(hall, names)

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from holdfast.metadata import postgresql, together
+from holdfast.metadata.prepared import Prepared
 
 RAM = Path("/dev/shm")
 
@@ -148,7 +149,7 @@ def cut_commit(server: PostgresServer, monkeypatch: pytest.MonkeyPatch, *, befor
     """The next commit of a change meets a server that dies ``before`` it arrives, or after it was done."""
     real = together.finish
 
-    def finish(connection: Connection, fence: str, parameters: Mapping[str, Any]) -> bool:
+    def finish(connection: Connection, fence: Prepared, parameters: Mapping[str, Any]) -> bool:
         if connection.execute(text("SELECT pg_current_xact_id_if_assigned()")).scalar_one() is None:
             return real(connection, fence, parameters)
         monkeypatch.setattr(postgresql, "finish", real)

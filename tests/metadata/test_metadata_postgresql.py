@@ -19,6 +19,7 @@ from holdfast.metadata import database as database_module
 from holdfast.metadata import postgresql, queries_members, together
 from holdfast.metadata.database import Database
 from holdfast.metadata.postgresql import Session
+from holdfast.metadata.prepared import Prepared
 from holdfast.metadata.tables import metadata
 from holdfast.pool import ThreadPool
 
@@ -295,7 +296,7 @@ async def test_reading_needs_no_answer_to_its_commit(
 ) -> None:
     real = together.finish
 
-    def finish(connection: Connection, fence: str, parameters: Mapping[str, Any]) -> bool:
+    def finish(connection: Connection, fence: Prepared, parameters: Mapping[str, Any]) -> bool:
         monkeypatch.setattr(postgresql, "finish", real)
         server.restart()
         return real(connection, fence, parameters)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
@@ -12,6 +12,7 @@ from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
 from holdfast.codec.refs import RefKind, keep_list
 from holdfast.coordinator.commit import Pack
+from holdfast.coordinator.ref_questions import RefQuestions
 from holdfast.coordinator.state import State
 from holdfast.coordinator.transaction import load_packs
 from holdfast.errors import NotFound
@@ -25,11 +26,20 @@ PLACED_PACKS_MAX = 8
 _FIRST = b""
 
 
+class _Placed(NamedTuple):
+    """What is told of a pack. ``places``: numbers of nodes."""
+
+    digest: Digest
+    size: int
+    places: list[int]
+
+
 class Refs:
     """Handlers. Reads go on while this coordinator may not write."""
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._questions = RefQuestions(state.database)
 
     async def page(self, call: Call, request: m.RefQuery) -> m.RefPage:
         """Entries of one directory, or of the vault, without tombstones; or of the trash."""
@@ -74,23 +84,18 @@ class Refs:
     async def ref(self, call: Call, request: None) -> m.RefAnswer:
         """One ref, also a tombstone, with all that its reader needs to find its packs; NotFound."""
         vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
-        tag = Digest.parse(call.path["tag"])
-
-        def read(connection: Connection) -> tuple[Any, dict[int, Pack] | None]:
-            found = queries_refs.refs_by_tag(connection, vault.number, [tag])
-            if not found:
-                found = queries_refs.shrunk(connection, vault.number, [tag])
-                return (found[0] if found else None), None
-            kept = queries_packs.packs_kept(connection, [found[0].keep])
-            numbers = kept.get(found[0].keep, [])
-            return found[0], load_packs(connection, queries_packs.packs_by_number(connection, numbers))
-
-        row, packs = await self._state.database.run(read)
+        found = await self._questions.find(vault.number, Digest.parse(call.path["tag"]))
         unread = vault.number in self._state.unread
-        if row is None:
+        if found is None:
             raise NotFound("no such name", **({"unread": True} if unread else {}))
-        if packs is None:
+        row = found.row
+        if found.packs is None:
             return m.RefAnswer(record=b"", keep=b"", version=row.version, etag=Digest(row.etag))
+        packs: dict[int, _Placed] = {}
+        for place in found.packs:
+            pack = packs.setdefault(place.number, _Placed(Digest(place.digest), place.size, []))
+            if place.node is not None:
+                pack.places.append(place.node)
         places, nodes = self._placed(packs.values())
         keep = keep_list(pack.digest for pack in packs.values())
         return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes, unread=unread)
@@ -129,10 +134,10 @@ class Refs:
         places, nodes = self._placed(packs)
         return m.VaultPacks(packs=places, nodes=nodes, after=str(packs[-1].digest) if more else None)
 
-    def _placed(self, packs: Iterable[Pack]) -> tuple[list[m.PackPlaces], list[m.NodeAddress]]:
+    def _placed(self, packs: Iterable[Pack | _Placed]) -> tuple[list[m.PackPlaces], list[m.NodeAddress]]:
         """Places with the nodes they number: live ones first, by turns so that the load is spread."""
         registry = self._state.registry
-        live = registry.live()
+        live: dict[int, bool] = {}  # asked of those that are named: there may be a thousand
         nodes: dict[int, int] = {}
         places: list[m.PackPlaces] = []
         for pack in packs:
@@ -140,10 +145,13 @@ class Refs:
             if holders:
                 start = int.from_bytes(pack.digest[DIGEST_BYTES - 2 :], "big") % len(holders)
                 holders = holders[start:] + holders[:start]
-                holders.sort(key=lambda number: number not in live)
+                for number in holders:
+                    if number not in live:
+                        live[number] = registry.is_live(registry.number(number))
+                holders.sort(key=live.__getitem__, reverse=True)
             numbers = [nodes.setdefault(number, len(nodes)) for number in holders]
             places.append(m.PackPlaces(digest=pack.digest, size=pack.size, nodes=numbers))
         addresses = [registry.number(number) for number in nodes]
         return places, [
-            m.NodeAddress(id=node.id, name=node.name, url=node.url, up=node.number in live) for node in addresses
+            m.NodeAddress(id=node.id, name=node.name, url=node.url, up=live[node.number]) for node in addresses
         ]

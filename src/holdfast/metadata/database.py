@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
@@ -18,6 +18,7 @@ from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSp
 from holdfast.files import OsFiles
 from holdfast.metadata.dialects import is_busy, is_collision, is_disk_failure, is_full, is_lost, sqlite_engine, words
 from holdfast.metadata.postgresql import TOO_LATE, TRIES_MAX, AnswerLost, Overtaken, Session
+from holdfast.metadata.together import Question, ask
 from holdfast.pool import Pool
 
 P = ParamSpec("P")
@@ -32,6 +33,10 @@ class Below(Protocol):
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """``work(connection)``, committed and synced when this returns, or undone when it raises."""
+        ...
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        """The rows of each of ``questions``, of what is committed."""
         ...
 
     def close(self) -> None:
@@ -89,6 +94,11 @@ class Database:
                 if not left:
                     raise Unavailable("the coordinator's database was away, and undid a change; try again") from lost
         raise AssertionError("the last try returns or raises")
+
+    async def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        """The rows of each of ``questions``, all of one moment, since nobody else writes: without a transaction, and in
+        one journey. Errors as of ``run``."""
+        return await self._pool.run(self._checked, lambda: self._below.ask(questions))
 
     async def _settled(self, lost: AnswerLost) -> bool:
         """Was it committed? Asked until the server is back, because what is known here must follow what is there."""
@@ -152,6 +162,9 @@ class _Sqlite:
     def transaction(self, work: Callable[[Connection], T]) -> T:
         with self._connection.begin():
             return work(self._connection)
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        return ask(self._connection, questions)
 
     def close(self) -> None:
         self._connection.close()

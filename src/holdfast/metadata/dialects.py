@@ -56,7 +56,12 @@ def postgresql_engine(url: str) -> Engine:
         )
     given = {name: value for name, value in _CONNECTING.items() if name not in parts.query}
     try:
-        engine = create_engine(parts.set(drivername="postgresql+psycopg"), poolclass=NullPool, connect_args=given)
+        engine = create_engine(
+            parts.set(drivername="postgresql+psycopg"),
+            poolclass=NullPool,
+            # psycopg would deallocate all prepared statements with its own after a rollback: ``journey`` has them
+            connect_args={**given, "prepare_threshold": None},
+        )
     except ImportError as error:
         raise BadConfig("PostgreSQL needs its driver: pip install 'holdfast[postgresql]'") from error
     travel(engine)

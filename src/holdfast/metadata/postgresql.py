@@ -12,7 +12,7 @@ the number may be another's.)
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, text
@@ -29,7 +29,8 @@ from holdfast.metadata.dialects import (
     postgresql_engine,
     words,
 )
-from holdfast.metadata.together import finish
+from holdfast.metadata.prepared import Prepared
+from holdfast.metadata.together import Question, ask, finish
 
 
 class Occupied(BadConfig):
@@ -81,9 +82,10 @@ OVERTAKEN = (
 _STAMP = text("SELECT stamp FROM meta")
 _NAME = text("SELECT gen_random_uuid()::text")
 _OPENED = text("UPDATE meta SET stamp = :stamp")
-_FENCED = (  # no stamp may be null, so a transaction over another one's stamp fails; one that wrote nothing needs none
-    "UPDATE meta SET stamp = CASE WHEN stamp = %(old)s THEN %(new)s END "
-    "WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
+_FENCED = Prepared(  # no stamp may be null, so one over another's stamp fails; one that wrote nothing needs none
+    "UPDATE meta SET stamp = CASE WHEN stamp = $1 THEN $2 END WHERE pg_current_xact_id_if_assigned() IS NOT NULL",
+    None,
+    ("old", "new"),
 )
 
 
@@ -139,10 +141,17 @@ class Session:
 
     def transaction(self, work: Callable[[Connection], T]) -> T:
         """See ``Below``. Run again if it was undone; AnswerLost if nobody knows yet whether it was committed."""
+        return self._until_done(lambda connection: self._once(connection, work))
+
+    def ask(self, questions: Sequence[Question]) -> list[list[Any]]:
+        """See ``Below``."""
+        return self._until_done(lambda connection: ask(connection, questions, alone=True))
+
+    def _until_done(self, work: Callable[[Connection], T]) -> T:
         for left in reversed(range(TRIES_MAX)):
             connection = self.check()
             try:
-                return self._once(connection, work)
+                return work(connection)
             except DBAPIError as error:
                 gone = is_lost(error) or connection.invalidated
                 if gone:

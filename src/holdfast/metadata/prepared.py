@@ -29,10 +29,11 @@ _LIST = f"(:{SOME})"
 
 
 class Prepared(NamedTuple):
-    """``row``: makes a row with names of what the driver gives; None where there are none."""
+    """``row``: makes a row with names of what the driver gives, None where there are none; ``names``: of $1, $2..."""
 
     text: str
     row: Callable[[Iterable[Any]], Any] | None
+    names: Sequence[str] = ()
 
 
 class among(FunctionElement[bool]):
@@ -69,22 +70,23 @@ def is_postgresql(connection: Connection) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def for_postgresql(statement: Executable) -> Prepared:
-    """Parameters by name; a list is an array."""
-    from sqlalchemy.dialects.postgresql import psycopg
-
-    return _prepared(statement, psycopg.dialect())  # type: ignore[no-untyped-call]
+    """Parameters by number; a list is an array."""
+    dialect: Any = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+    compiled: Any = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+    return Prepared(str(compiled), _row_of(statement), tuple(compiled.positiontup))
 
 
 @functools.lru_cache(maxsize=1024)
 def for_sqlite(statement: Executable, count: int) -> Prepared:
     """Parameters by name, those of a list of ``count`` values by ``list_names``."""
-    text, row = _prepared(statement, sqlite.dialect(paramstyle="named"))
-    return Prepared(text.replace(_LIST, f"({', '.join(':' + name for name in list_names(count))})"), row)
-
-
-def _prepared(statement: Executable, dialect: Any) -> Prepared:
+    dialect: Any = sqlite.dialect(paramstyle="named")
     text = str(statement.compile(dialect=dialect))  # type: ignore[attr-defined]
-    return Prepared(text, _row(tuple(statement.selected_columns.keys())) if isinstance(statement, Select) else None)
+    some = f"({', '.join(':' + name for name in list_names(count))})"
+    return Prepared(text.replace(_LIST, some), _row_of(statement))
+
+
+def _row_of(statement: Executable) -> Callable[[Iterable[Any]], Any] | None:
+    return _row(tuple(statement.selected_columns.keys())) if isinstance(statement, Select) else None
 
 
 @functools.lru_cache(maxsize=256)
@@ -110,7 +112,7 @@ def insert(
     """
     if dialect == "postgresql":
         types: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
-        arrays = (f"%({name})s::{table.c[name].type.compile(dialect=types)}[]" for name in names)
+        arrays = (f"${at}::{table.c[name].type.compile(dialect=types)}[]" for at, name in enumerate(names, 1))
         values = f"SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608 - our names
     else:
         values = f"VALUES ({', '.join(':' + name for name in names)})"
@@ -120,7 +122,7 @@ def insert(
         text += f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {changed}"
     if returning:
         text += f" RETURNING {', '.join(returning)}"
-    return Prepared(text, _row(returning) if returning else None)
+    return Prepared(text, _row(returning) if returning else None, names)
 
 
 # --- SQLite, where no one waits ---------------------------------------------------------------------------------------

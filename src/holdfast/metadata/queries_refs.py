@@ -9,13 +9,21 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, select, update
 
 from holdfast.metadata.prepared import among
 from holdfast.metadata.queries_packs import portions
-from holdfast.metadata.tables import keep_lists, ref_history, refs, tombstones
+from holdfast.metadata.tables import keep_lists, keep_packs, packs, placements, ref_history, refs, tombstones
 from holdfast.metadata.together import Question, ask, post, post_rows
 
 _REFS_BY_TAG = (
     select(refs, keep_lists.c.digest.label("keep_digest"))
     .join(keep_lists, keep_lists.c.number == refs.c.keep)
     .where(refs.c.vault == bindparam("vault_"), among(refs.c.tag))
+)
+_PLACES_BY_TAG = (
+    select(refs.c.tag, packs.c.number, packs.c.digest, packs.c.size, placements.c.node)
+    .join(keep_packs, keep_packs.c.keep == refs.c.keep)
+    .join(packs, packs.c.number == keep_packs.c.pack)
+    .outerjoin(placements, placements.c.pack == packs.c.number)
+    .where(refs.c.vault == bindparam("vault_"), among(refs.c.tag))
+    .order_by(refs.c.tag, packs.c.number)
 )
 _PAST = select(ref_history.c.tag, ref_history.c.etag, ref_history.c.version).where(
     ref_history.c.vault == bindparam("vault_"), among(ref_history.c.tag)
@@ -41,6 +49,13 @@ def refs_by_tag(connection: Connection, vault: int, tags: Iterable[bytes]) -> li
 def questions_of_tags(vault: int, tags: Sequence[bytes]) -> list[Question]:
     """What ``refs_by_tag`` answers, and what ``shrunk`` does; one list of at most IN_LIST_MAX."""
     return [(_REFS_BY_TAG, {"vault_": vault, "some": tags}), (_SHRUNK, {"vault_": vault, "some": tags})]
+
+
+def questions_of_reading(vault: int, tags: Sequence[bytes]) -> list[Question]:
+    """What ``shrunk`` answers, what ``refs_by_tag`` does, and then rows tag, number, digest, size, node of the packs
+    that each keeps, ascending by tag and number; node None: a pack without a place. At most IN_LIST_MAX tags."""
+    parameters = {"vault_": vault, "some": tags}
+    return [(_SHRUNK, parameters), (_REFS_BY_TAG, parameters), (_PLACES_BY_TAG, parameters)]
 
 
 def ref_page(

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, Table, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.expression import Executable
 
+from holdfast.metadata.journey import Answer, Sent, journey
 from holdfast.metadata.prepared import (
     Parameters,
     Prepared,
@@ -31,17 +31,17 @@ Question: TypeAlias = tuple[Executable, Parameters]
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
-_Sent: TypeAlias = tuple[Prepared, Parameters]
-
 _POSTED = "posted"
 _COMMIT = Prepared("COMMIT", None)
 
 
-def ask(connection: Connection, questions: Sequence[Question]) -> list[list[Any]]:
-    """The rows of each of ``questions``, whose statements are made once and kept."""
+def ask(connection: Connection, questions: Sequence[Question], *, alone: bool = False) -> list[list[Any]]:
+    """The rows of each of ``questions``, whose statements are made once and kept; ``alone``: outside a transaction."""
     if not is_postgresql(connection):
         return [answer(connection, statement, parameters) for statement, parameters in questions]
-    return _send(connection, [(for_postgresql(statement), parameters) for statement, parameters in questions])
+    return _send(
+        connection, [Sent(for_postgresql(statement), parameters) for statement, parameters in questions], alone
+    )
 
 
 def post(connection: Connection, statement: Executable, rows: Rows) -> None:
@@ -50,7 +50,7 @@ def post(connection: Connection, statement: Executable, rows: Rows) -> None:
         return
     if is_postgresql(connection):
         prepared = for_postgresql(statement)
-        _posted(connection).extend((prepared, row) for row in rows)
+        _posted(connection).extend(Sent(prepared, row) for row in rows)
     else:
         execute_many(connection, for_sqlite(statement, 0), rows)
 
@@ -69,7 +69,7 @@ def post_rows(
         return
     if keys:
         rows = list({tuple(row[key] for key in keys): row for row in rows}.values())
-    _posted(connection).append((prepared, _columns_of(rows, names)))
+    _posted(connection).append(Sent(prepared, _columns_of(rows, names)))
 
 
 def _columns_of(rows: Rows, names: Iterable[str]) -> dict[str, list[Any]]:
@@ -78,7 +78,7 @@ def _columns_of(rows: Rows, names: Iterable[str]) -> dict[str, list[Any]]:
 
 def add_rows(connection: Connection, inserts: Sequence[tuple[Table, tuple[str, ...], Rows]]) -> list[list[Any]]:
     """Inserts the rows of each of ``inserts``, (table, the columns that it returns, rows); what they return."""
-    sent: list[_Sent] = []
+    sent: list[Sent] = []
     found: list[list[Any]] = [[] for _ in inserts]
     for at, (table, returning, rows) in enumerate(inserts):
         if not rows:
@@ -86,20 +86,20 @@ def add_rows(connection: Connection, inserts: Sequence[tuple[Table, tuple[str, .
         names = tuple(rows[0])
         prepared = insert(connection.dialect.name, table, names, (), (), returning)
         if is_postgresql(connection):
-            sent.append((prepared, _columns_of(rows, names)))
+            sent.append(Sent(prepared, _columns_of(rows, names)))
         else:
             found[at] = [made for row in rows for made in execute(connection, prepared, row)]
     answers = iter(_send(connection, sent) if sent else ())
     return [next(answers) if rows and is_postgresql(connection) else found[at] for at, (*_, rows) in enumerate(inserts)]
 
 
-def finish(connection: Connection, fence: str, parameters: Mapping[str, Any]) -> bool:
+def finish(connection: Connection, fence: Prepared, parameters: Parameters) -> bool:
     """Sends what was posted, then ``fence`` and the commit: one journey. DBAPIError as from any statement.
 
-    ``fence`` is for psycopg; was there a row that it changed?
+    Was there a row that ``fence`` changed?
     """
-    fenced, _ = _journey(connection, [(Prepared(fence, None), parameters), (_COMMIT, {})])
-    return bool(fenced.rowcount)
+    fenced, _ = _journey(connection, [Sent(fence, parameters), Sent(_COMMIT, {})])
+    return bool(fenced.changed)
 
 
 def travel(engine: Engine) -> None:
@@ -121,36 +121,17 @@ def travel(engine: Engine) -> None:
             connection.info.pop(_POSTED, None)
 
 
-def _posted(connection: Connection) -> list[_Sent]:
-    found: list[_Sent] = connection.info.setdefault(_POSTED, [])
+def _posted(connection: Connection) -> list[Sent]:
+    found: list[Sent] = connection.info.setdefault(_POSTED, [])
     return found
 
 
-def _send(connection: Connection, last: Sequence[_Sent]) -> list[list[Any]]:
-    """All that was posted, then ``last``, in one journey; the rows of each of ``last``."""
-    cursors = _journey(connection, last)
-    return [
-        list(map(prepared.row, cursor.fetchall())) if prepared.row is not None else []
-        for (prepared, _), cursor in zip(last, cursors, strict=True)
-    ]
+def _send(connection: Connection, last: Sequence[Sent], alone: bool = False) -> list[list[Any]]:
+    """The rows of each of ``last``."""
+    return [answer.rows for answer in _journey(connection, last, alone)]
 
 
-def _journey(connection: Connection, last: Sequence[_Sent]) -> list[Any]:
-    """As ``_send``; the cursors of ``last``."""
-    import psycopg
-
+def _journey(connection: Connection, last: Sequence[Sent], alone: bool = False) -> list[Answer]:
+    """All that was posted, then ``last``, in one journey; what is answered to the latter."""
     first = connection.info.pop(_POSTED, [])
-    server: Any = connection.connection.driver_connection
-    at = ""
-    try:
-        cursors = []
-        with server.pipeline():
-            for (at, _), parameters in [*first, *last]:
-                cursor = server.cursor()
-                cursor.execute(at, parameters or None)
-                cursors.append(cursor)
-        return cursors[len(first) :]
-    except psycopg.Error as error:
-        raise DBAPIError.instance(  # as SQLAlchemy says it of its own statements
-            at, None, error, psycopg.Error, dialect=connection.dialect, connection_invalidated=server.closed
-        ) from error
+    return journey(connection, [*first, *last], alone=alone)[len(first) :]
