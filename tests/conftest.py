@@ -6,10 +6,25 @@ Stories of healing and of loss take minutes on it and are ``slow`` too:
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
 from tests.metadata.postgres_server import Below, PostgresServer, running
+from tests.metadata.quick_schema import quick_migrate
+
+from holdfast.metadata import database
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay until the end, so no collection of garbage need look at them."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_schema() -> None:
+    database.migrate = quick_migrate()
 
 
 @pytest.fixture(scope="session")

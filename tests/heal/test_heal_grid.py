@@ -25,9 +25,10 @@ from holdfast.wire import routes
 from holdfast.wire.http import Target
 
 MINUTE = 60.0
+HOUR = 60 * MINUTE
 QUICK: dict[str, Any] = {
     "heartbeat_interval": 30.0, "out_after": 10 * MINUTE, "surplus_after": 15 * MINUTE, "breaker_hold": 30 * MINUTE,
-    "sweep_interval": 60.0, "repair_interval": 15.0,
+    "sweep_interval": 60.0, "repair_interval": 15.0, "peer_check": HOUR,
 }  # fmt: skip
 
 

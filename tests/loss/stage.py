@@ -33,10 +33,10 @@ def story(
     limit_s: float = 40 * DAY,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
+    chosen = {"peer_check": HOUR, **(settings or {})}
+
     async def main(loop: VirtualLoop) -> None:
-        async with Grid(
-            loop, tmp_path, nodes=nodes, survive=survive, settings=settings, database=Below.fresh()
-        ) as grid:
+        async with Grid(loop, tmp_path, nodes=nodes, survive=survive, settings=chosen, database=Below.fresh()) as grid:
             await tell(grid)
 
     run(main, seed=1, limit_s=limit_s)

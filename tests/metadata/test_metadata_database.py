@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from holdfast.errors import BadConfig, NoSpace, StorePoisoned
 from holdfast.metadata import queries_members, queries_packs
-from holdfast.metadata.database import Database
+from holdfast.metadata.database import NEWEST, Database
 from holdfast.metadata.tables import PackState, metadata
 from holdfast.pool import ThreadPool
 
@@ -38,6 +40,13 @@ async def test_the_migrations_make_exactly_the_tables_that_queries_use(tmp_path:
 
     assert await database.run(differences) == []
     await database.close()
+
+
+def test_the_newest_version_is_the_last_of_the_migrations() -> None:
+    """A database of that version is not looked at any further."""
+    config = Config()
+    config.set_main_option("script_location", "holdfast.metadata:migrations")
+    assert ScriptDirectory.from_config(config).get_heads() == [NEWEST]
 
 
 async def test_nobody_else_reads_the_database(tmp_path: Path, pool: ThreadPool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, StorePoisoned, Unavailable
@@ -23,6 +23,9 @@ from holdfast.pool import Pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NEWEST = "0006"
+"""The last of ``migrations/versions``."""
 
 SETTLE_WAIT_S = 0.5
 SETTLE_TRIES = 60
@@ -205,7 +208,10 @@ def migrate(connection: Connection) -> None:
 
     BadConfig if the database was written by a newer holdfast.
     """
-    from alembic import command  # imported here: only a coordinator's start needs it
+    known = connection.dialect.has_table(connection, "alembic_version")
+    if known and connection.scalar(text("SELECT version_num FROM alembic_version")) == NEWEST:
+        return
+    from alembic import command  # imported here, because it takes as long as the rest of a start
     from alembic.config import Config
     from alembic.util import CommandError
 

@@ -225,9 +225,10 @@ def run(
 
     Like ``asyncio.run``: not from inside a running loop. ``main``'s own exception wins over one of the cleaning up.
     """
-    library_state, collecting = random.getstate(), gc.isenabled()
+    library_state, collecting, frozen = random.getstate(), gc.isenabled(), gc.get_freeze_count()
     gc.collect()
     gc.disable()
+    gc.freeze()  # what was there before need not be looked at again and again
     random.seed(seed)
     loop = VirtualLoop(seed, start_wall=start_wall, limit_s=limit_s)
     try:
@@ -241,6 +242,8 @@ def run(
         return result
     finally:
         random.setstate(library_state)
+        if not frozen:
+            gc.unfreeze()
         if collecting:
             gc.enable()
 
