@@ -4,6 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Compiled files are kept, whatever the environment says: each process that a test starts would compile holdfast anew.
+export PYTHONDONTWRITEBYTECODE =
+
+# The default suite's files lie in memory if there is room for them: how fast a disk syncs proves nothing there.
+IN_MEMORY := $(shell test "$$(df -k --output=avail /dev/shm | tail -n 1)" -gt 4000000 && echo PYTEST_DEBUG_TEMPROOT=/dev/shm)
+
 # How many rounds `make crash` lives through; CI takes 25 of each.
 CRASH_ROUNDS ?= 1000
 
@@ -22,7 +28,7 @@ demo: $(READY) ## a file on seven machines; four die; it comes back byte for byt
 	@$(BIN)/holdfast demo $(if $(FILE),--file "$(FILE)")
 
 test: $(READY) ## the default suite, under five minutes
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(IN_MEMORY) $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 rigs: $(READY) ## tests that need servers of others (NATS, S3, nginx) or root and loop devices; CI runs them
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'rig and not slow'
