@@ -23,8 +23,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_schema() -> None:
-    database.migrate = quick_migrate()
+def quick_schema() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "migrate", quick_migrate())
+        yield
 
 
 @pytest.fixture(scope="session")
