@@ -19,9 +19,11 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from tests.mutants.patches import ROOT, BadPatch, Mutant, load_all, table
@@ -85,6 +87,48 @@ def copy_tree(target: Path) -> None:
     (target / "conftest.py").write_text(SENTINEL, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def patched(copy: Path, mutant: Mutant) -> Iterator[None]:
+    """The copy with one patch, and then as it was. BadPatch."""
+    before = {copy / path: ((copy / path).read_bytes(), (copy / path).stat()) for path in mutant.files}
+    try:
+        mutant.apply(copy)
+        forget_compiled(before)
+        yield
+    finally:
+        for file, (data, stat) in before.items():
+            file.write_bytes(data)
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        forget_compiled(before)
+
+
+def forget_compiled(files: Iterable[Path]) -> None:
+    """A compiled file is taken for that of any source of its size and second."""
+    for file in files:
+        for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+            compiled.unlink()
+
+
+class Copies:
+    """As many copies of the tree as tests run at once, each used by one at a time."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self._free: SimpleQueue[Path] = SimpleQueue()
+        for number in range(count):
+            copy = directory / str(number)
+            copy.mkdir()
+            copy_tree(copy)
+            self._free.put(copy)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Path]:
+        copy = self._free.get()
+        try:
+            yield copy
+        finally:
+            self._free.put(copy)
+
+
 class Case(NamedTuple):
     """One test that ran. ``name`` is its id without the file; ``message``: of its failure, None if it passed."""
 
@@ -102,6 +146,8 @@ class Case(NamedTuple):
 def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> list[Case] | str:
     """Tests of one file in a copy, with its ``src`` before everything that is installed; what went wrong as text."""
     report = copy / "report.xml"
+    report.unlink(missing_ok=True)
+    shutil.rmtree(copy / ".hypothesis", ignore_errors=True)  # examples that broke another mutant
     rigs = "pytestmark = pytest.mark.rig" in (copy / tests[0].partition("::")[0]).read_text(encoding="utf-8")
     command = [
         sys.executable, "-m", "pytest", *tests, *["-x"][: int(stop_at_first)], "-q", "--no-header", "--tb=short",
@@ -109,6 +155,7 @@ def run_tests(copy: Path, tests: Sequence[str], *, stop_at_first: bool) -> list[
         f"--basetemp={copy / 'tmp'}", *["-m", "rig"][: 2 * rigs],
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONHASHSEED": "0"}
+    environment["PYTHONDONTWRITEBYTECODE"] = ""  # what was compiled for one mutant serves the next
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command, cwd=copy, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -171,30 +218,22 @@ def judged_run(cases: list[Case] | str, test: str) -> Run:
     return Run(Ended.FAILED, message)
 
 
-def without_patches(tests: Sequence[str]) -> dict[str, Run]:
+def without_patches(tests: Sequence[str], copies: Copies) -> dict[str, Run]:
     """Tests of one file as they stand."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-mutant-") as name:
-        copy_tree(Path(name))
-        cases = run_tests(Path(name), tests, stop_at_first=False)
-        return {test: judged_run(cases, test) for test in tests}
+    with copies.one() as copy:
+        cases = run_tests(copy, tests, stop_at_first=False)
+    return {test: judged_run(cases, test) for test in tests}
 
 
-def judge(mutant: Mutant, plain: Run) -> Judged:
+def judge(mutant: Mutant, plain: Run, copies: Copies) -> Judged:
     """Runs the mutant's test with its patch; ``plain`` is the run without."""
     if plain.ended is not Ended.PASSED:
         return Judged(mutant, "fails without it", plain.why)
-    with tempfile.TemporaryDirectory(prefix="holdfast-mutant-") as name:
-        copy = Path(name)
-        copy_tree(copy)
-        try:
-            mutant.apply(copy)
-        except BadPatch as error:
-            return Judged(mutant, "does not apply", str(error))
-        for path in mutant.files:
-            file = copy / path
-            for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
-                compiled.unlink()
-        run = judged_run(run_tests(copy, [mutant.test], stop_at_first=True), mutant.test)
+    try:
+        with copies.one() as copy, patched(copy, mutant):
+            run = judged_run(run_tests(copy, [mutant.test], stop_at_first=True), mutant.test)
+    except BadPatch as error:
+        return Judged(mutant, "does not apply", str(error))
     verdict = {Ended.PASSED: "SURVIVED", Ended.FAILED: "caught", Ended.BROKEN: "broken"}[run.ended]
     return Judged(mutant, verdict, run.why)
 
@@ -222,10 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(mutants)} mutants, {sum(map(len, by_file.values()))} tests; first without patches", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     judged: list[Judged] = []
+    scratch = tempfile.TemporaryDirectory(prefix="holdfast-mutants-")
+    copies = Copies(Path(scratch.name), options.jobs)
     threads = ThreadPoolExecutor(options.jobs)
     try:
-        plain = {test: run for runs in threads.map(without_patches, by_file.values()) for test, run in runs.items()}
-        for one in threads.map(judge, mutants, [plain[mutant.test] for mutant in mutants]):
+        plain: dict[str, Run] = {}
+        for runs in threads.map(without_patches, by_file.values(), repeat(copies)):
+            plain |= runs
+        for one in threads.map(judge, mutants, [plain[mutant.test] for mutant in mutants], repeat(copies)):
             judged.append(one)
             mutant = one.mutant
             print(f"{mutant.name:{width}} | {mutant.promise} | {mutant.test} | {one.verdict}", flush=True)
@@ -236,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for group in list(_running):
             _kill(group)
         threads.shutdown()
+        scratch.cleanup()
     missed = [one for one in judged if not one.caught]
     print(f"{len(judged) - len(missed)} of {len(judged)} caught in {time.monotonic() - began:.0f} s")
     return 1 if missed else 0
