@@ -151,7 +151,7 @@ class Delivery:
         """Begins what may begin; seconds until the next look."""
         full = len(self._running) >= self._limits.parallel * self._limits.targets_parallel
         views = {} if full else await self._queue.tries.lanes(self._deliver, self._limits.parallel)
-        waiting = any(
+        waiting = bool(views or self._running) or any(
             total.entries for total in await self._queue.totals() if total.state in (State.WAITING, State.DEFERRED)
         )
         now = self._clock.monotonic()

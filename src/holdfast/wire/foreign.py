@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
@@ -121,7 +122,7 @@ class ForeignHttp:
         sent = {**headers, "accept-encoding": "identity"}
         import yarl
 
-        with _network_errors(origin(url), failed):
+        with _network_errors(url, failed):
             async with asyncio.timeout(STALL_S) as deadline:
 
                 async def slices(source: Callable[[], AsyncIterator[Buffer]]) -> AsyncIterator[Buffer]:
@@ -166,8 +167,8 @@ class ForeignHttp:
 
 
 async def _body(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[Buffer]:
-    while True:
-        with _network_errors(origin(url), []):
+    while not response.content.at_eof():
+        with _network_errors(url, []):
             async with asyncio.timeout(STALL_S):
                 piece = await response.content.read(PIECE_BYTES_MAX)
         if not piece:
@@ -175,18 +176,24 @@ async def _body(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[Buf
         yield piece
 
 
-@contextmanager
-def _network_errors(where: str, failed: list[HoldfastError]) -> Iterator[None]:
-    """Raises trouble on the way as ours; what failed on our own side first is the reason for it."""
-    import aiohttp
+class _network_errors:
+    """Raises trouble on the way to a URL as ours; what failed on our own side first is the reason for it."""
 
-    try:
-        yield
-    except HoldfastError:
-        raise
-    except TimeoutError as error:
-        raise TimedOut(f"{where}: no answer in time") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        if failed:
-            raise failed[0] from error
-        raise Unavailable(f"{where}: {str(error) or type(error).__name__}") from error
+    def __init__(self, url: str, failed: list[HoldfastError]) -> None:
+        self._url = url
+        self._failed = failed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            return
+        import aiohttp
+
+        if isinstance(error, TimeoutError) and not isinstance(error, HoldfastError):
+            raise TimedOut(f"{origin(self._url)}: no answer in time") from error
+        if isinstance(error, aiohttp.ClientError | OSError | ValueError) and not isinstance(error, HoldfastError):
+            if self._failed:
+                raise self._failed[0] from error
+            raise Unavailable(f"{origin(self._url)}: {str(error) or type(error).__name__}") from error
