@@ -86,6 +86,7 @@ async def _init(
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it keeps data.")
 @click.option("--advertise", metavar="URL", help="Where others reach it [default: this host's address and the port].")
 @click.option("--peer", multiple=True, metavar="URL", help="A peer, [ID@]http://HOST:PORT; may be given again.")
+@click.option("--follow", multiple=True, metavar="NAME", help="Keep this manifest here as it is at the peers.")
 @click.option("--origin", metavar="TEMPLATE", help="Where to pull what nobody has: a URL with {digest}, or s3://...")
 @click.option("--open-read", is_flag=True, default=None, help="Give what no vault owns to everybody.")
 @click.option("--mdns", is_flag=True, default=None, help="Find peers on the local network.")
@@ -99,6 +100,7 @@ def run(
     data: Path,
     advertise: str | None,
     peer: tuple[str, ...],
+    follow: tuple[str, ...],
     origin: str | None,
     open_read: bool | None,
     mdns: bool | None,
@@ -118,7 +120,8 @@ def run(
     async def work() -> None:
         from holdfast import assemble
 
-        flags: dict[str, Any] = {"advertise": advertise, "peer": peer or None, "origin": origin}
+        flags: dict[str, Any] = {"advertise": advertise, "peer": peer or None, "follow": follow or None}
+        flags["origin"] = origin
         flags |= {"open_read": open_read, "mdns": mdns, "cache": cache, "build_cache": build_cache, "bwlimit": bwlimit}
         config = invocation.config(flags)
         server = await assemble.make_node(data, config, listen=address, tls=tls)

@@ -75,6 +75,10 @@ def _sentences(figures: ExchangeStats) -> list[str]:
         f"Served from here {hits.local:,}, pulled from peers {hits.peer:,}, from the origin {hits.origin:,}; "
         f"nobody had {hits.nobody:,}. {size_words(figures.saved)} did not come from the origin.",
     ]
+    if figures.follows:
+        lines.append(f"Follows {figures.follows:,} manifests; {figures.followed:,} versions taken since it started.")
+    for name in figures.follow_conflicts:
+        lines.append(f"{name} was changed in two places: choose with holdfast manifest sync {name} --from NODE")
     if figures.origin_reason:
         lines.append(f"The origin {figures.origin} fails: {visible(figures.origin_reason)}")
     return lines

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 import holdfast
 from holdfast import logs
 from holdfast.auth.identity import Identity
+from holdfast.blob import Digest
 from holdfast.clock import Clock, Randomness, SlowClock
 from holdfast.errors import HoldfastError
 from holdfast.node.agent import Heart
 from holdfast.node.blobs import BlobRoutes
 from holdfast.node.bucket import BucketStore
+from holdfast.node.exchange.hints import Hints
 from holdfast.node.exchange.setup import make_exchange
 from holdfast.node.gauges import show
 from holdfast.node.keeper import Keeper
@@ -182,16 +184,19 @@ class Node:
             origin=origin,
             open_read=settings.open_read,
             url=lambda: self.url,
+            changed=self._manifest_changed,
             clock=clock,
             randomness=randomness,
             pool=pool,
         )
         self.outbox: NodeOutbox | None = None
         if outbox is not None:
-            self.outbox = NodeOutbox(outbox, self.service.metrics)
-            self._upkeep.append(
-                Worker("outbox", self.outbox.unit, clock=clock, randomness=randomness, interval_s=INTERVAL_S)
+            self._hints = Hints(self.exchange.exchange.directory, outbox)
+            self.outbox = NodeOutbox(outbox, self.service.metrics, self._hints)
+            self._outbox_worker = Worker(
+                "outbox", self.outbox.unit, clock=clock, randomness=randomness, interval_s=INTERVAL_S
             )
+            self._upkeep.append(self._outbox_worker)
         self._add_routes()
         show(self.service.metrics, self)
         self._asking: asyncio.Task[Progress] | None = None
@@ -353,6 +358,11 @@ class Node:
             self._asked = now
             self._asking = asyncio.create_task(self.heart.unit())
         await asyncio.wait({self._asking}, timeout=TIME_ANSWER_S)
+
+    def _manifest_changed(self, name: str, etag: Digest | None) -> None:
+        if self.outbox is not None:
+            self._hints.changed(name, etag)
+            self._outbox_worker.wake()
 
     def _wake_heart(self) -> None:
         self._heart_worker.wake()

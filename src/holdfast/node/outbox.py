@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from holdfast import logs
+from holdfast.node.exchange.hints import Hints
 from holdfast.outbox.entry import State
 from holdfast.outbox.next_step import WAITING_S
 from holdfast.outbox.outbox import Outbox
@@ -28,6 +29,10 @@ class Door(Protocol):
         """The outbox, None if there is none."""
         ...
 
+    async def open(self) -> Outbox:
+        """The outbox, made if there is none."""
+        ...
+
     async def close(self) -> None:
         """May be called twice."""
         ...
@@ -36,8 +41,9 @@ class Door(Protocol):
 class NodeOutbox:
     """The unit of work of one worker."""
 
-    def __init__(self, door: Door, metrics: Metrics) -> None:
+    def __init__(self, door: Door, metrics: Metrics, hints: Hints) -> None:
         self._door = door
+        self._hints = hints
         self._depth: Mapping[State, int] = dict.fromkeys(State, 0)
         self._gauge = metrics.gauge("holdfast_outbox_entries", "Entries of the outbox.", ("state",))
         self._show(self._depth)
@@ -53,7 +59,8 @@ class NodeOutbox:
         return self._depth[State.CONFLICT]
 
     async def unit(self) -> Progress:
-        """Tries everything that is due."""
+        """Tries everything that is due, hints that are new among it."""
+        await self._hints.queue()
         outbox = await self._door.found()
         if outbox is None:
             return Progress.IDLE
@@ -63,6 +70,7 @@ class NodeOutbox:
             moving = bool(summary.delivered and summary.waiting)  # what waited for that may go now: a manifest, say
             if summary.delivered:
                 _log.info("outbox_delivered", entries=summary.delivered, waiting=summary.waiting)
+            await self._hints.forget(outbox)
         depth = dict.fromkeys(State, 0)
         for total in await outbox.totals():
             if total.state is not None:

@@ -131,6 +131,14 @@ def decode(data: bytes, name: str | None = None) -> Manifest:
     return make(document["name"], ((path, _entry(path, value)) for path, value in document["objects"].items()))
 
 
+def stored(data: bytes, name: str) -> Manifest:
+    """As ``decode``; BadRequest too for what is not in the stored form, byte by byte."""
+    found = decode(data, name)
+    if any(entry.size is None for entry in found.objects.values()) or encode(found) != data:
+        raise BadRequest(f"the manifest {name!r} is not in its stored form")
+    return found
+
+
 def etag(data: bytes) -> Digest:
     """Of a manifest in its stored form."""
     return Digest.of(data)

@@ -18,6 +18,12 @@ class PeersSettings:
     mdns: bool = False
     """Find peers on the local network, and be found there (needs the extra ``mdns``)."""
 
+    follow: tuple[str, ...] = ()
+    """Manifests to keep here as they are at the peers, with all their blobs."""
+
+    follow_check_s: float = 300.0
+    """How often peers are asked for them without a reason."""
+
     peer_check_s: float = 30.0
     """How often every peer is checked; after a failure it is checked sooner."""
 

@@ -32,10 +32,11 @@ class ManifestDocument(Answer, frozen=True, kw_only=True):
 
 
 class ManifestQuery(Request, frozen=True, kw_only=True):
-    """``cluster``: also those of all healthy peers. ``after``: a name."""
+    """``cluster``: also those of all healthy peers. ``after``: a name. ``name``: only the one of this name."""
 
     cluster: bool = False
     after: str = ""
+    name: str = ""
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_MAX
 
 
@@ -49,7 +50,8 @@ class Holder(Answer, frozen=True, kw_only=True):
 class ManifestInfo(Answer, frozen=True, kw_only=True):
     """One manifest, by name and etag. ``entries``: paths; ``blobs`` and ``stored``: distinct blobs and their bytes.
 
-    ``modified``: seconds since 1970; ``holders``: with ``cluster``, the nodes that keep exactly this one.
+    ``modified``: seconds since 1970; ``holders``: with ``cluster``, the nodes that keep exactly this one; ``followed``:
+    the node took it from another by following, no client put it there.
     """
 
     name: str
@@ -59,6 +61,13 @@ class ManifestInfo(Answer, frozen=True, kw_only=True):
     stored: int
     modified: float
     holders: list[Holder] = field(default_factory=list)
+    followed: bool = False
+
+
+class Hint(Request, frozen=True, kw_only=True):
+    """A manifest has changed at the sender: ``etag`` is what it has now, None for nothing. Only a reason to look."""
+
+    etag: Digest | None = None
 
 
 class ManifestList(Answer, frozen=True, kw_only=True):
@@ -156,6 +165,8 @@ class ExchangeStats(Answer, frozen=True, kw_only=True):
     """``blobs`` and ``stored`` (bytes): what this node keeps that no vault owns; ``cached``: the part that may go.
 
     ``saved``: bytes given to clients that did not come from the origin; ``since``: when the node started.
+    ``follows``: names that it follows; ``followed``: versions taken; ``follow_conflicts``: names that a person must
+    decide on.
     """
 
     nodes: Tally
@@ -172,3 +183,6 @@ class ExchangeStats(Answer, frozen=True, kw_only=True):
     origin_reason: str = ""
     pulling: Count = 0
     since: float
+    follows: Count = 0
+    followed: Count = 0
+    follow_conflicts: list[str] = field(default_factory=list)

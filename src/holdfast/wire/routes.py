@@ -102,13 +102,14 @@ MANIFEST_PUT = Route(
     "PUT", "/v1/manifests/{ref}", msgspec.Raw, x.ManifestSaved, bytes_max=x.MANIFEST_BYTES_MAX, first_byte_s=120.0
 )
 MANIFEST_DELETE: Route[None, m.Empty] = Route("DELETE", "/v1/manifests/{ref}", None, m.Empty)
+HINT = Route("PUT", "/v1/hints/{ref}", x.Hint, m.Empty, bytes_max=1024)
 PULL = Route("POST", "/v1/pulls", x.PullRequest, x.PullAnswer, first_byte_s=x.PULL_WAIT_S_MAX + 10.0)
 WHERE: Route[None, x.BlobPlaces] = Route("GET", "/v1/blobs/{digest}/where", None, x.BlobPlaces)
 PEERS: Route[None, x.PeerList] = Route("GET", "/v1/peers", None, x.PeerList)
 STATS: Route[None, x.ExchangeStats] = Route("GET", "/v1/stats", None, x.ExchangeStats)
 
 EXCHANGE_ROUTES = (
-    MANIFESTS, MANIFEST_GET, MANIFEST_HEAD, MANIFEST_PUT, MANIFEST_DELETE, PULL, WHERE, PEERS, STATS,
+    MANIFESTS, MANIFEST_GET, MANIFEST_HEAD, MANIFEST_PUT, MANIFEST_DELETE, HINT, PULL, WHERE, PEERS, STATS,
 )  # fmt: skip
 
 COORDINATOR_ROUTES = (

@@ -11,6 +11,7 @@ import msgspec
 
 from holdfast.blob import Digest
 from holdfast.errors import BadRequest, HoldfastError, NotFound, Unavailable
+from holdfast.node.exchange.follower import Follower
 from holdfast.node.exchange.manifests import Kept, Manifests, Precondition
 from holdfast.node.exchange.routes import Exchange
 from holdfast.peers import manifest as manifests
@@ -32,8 +33,9 @@ _LOCAL = {"cache-control": "only-if-cached"}
 class ManifestRoutes:
     """Handlers for ``wire.serve``."""
 
-    def __init__(self, kept: Manifests, exchange: Exchange, *, pool: Pool) -> None:
+    def __init__(self, kept: Manifests, exchange: Exchange, follower: Follower, *, pool: Pool) -> None:
         self._kept = kept
+        self._follower = follower
         self._exchange = exchange
         self._pool = pool
 
@@ -42,9 +44,12 @@ class ManifestRoutes:
         self._exchange.trust.require_shared(call)
         if message.cluster:
             return await self._cluster(message)
+        if message.name:
+            one = self._kept.find(message.name)
+            return x.ManifestList(manifests=[] if one is None else [self._info(one)])
         rows = self._kept.all(message.after, message.limit + 1)
         more = rows[message.limit - 1].name if len(rows) > message.limit else None
-        return x.ManifestList(manifests=[_info(kept) for kept in rows[: message.limit]], after=more)
+        return x.ManifestList(manifests=[self._info(kept) for kept in rows[: message.limit]], after=more)
 
     async def get(self, call: Call, message: x.ManifestFrom) -> Reply:
         """The stored form, this node's or a peer's."""
@@ -59,9 +64,10 @@ class ManifestRoutes:
         if peer is None:
             raise NotFound(f"no peer {message.node.short} is known here")
         raw = bytes(await self._ask(peer, name))
-        found = await self._pool.run(manifests.decode, raw, name)
-        if await self._pool.run(manifests.encode, found) != raw:
-            raise Unavailable(f"{peer.name or peer.url} sent a manifest that is not in its stored form")
+        try:
+            await self._pool.run(manifests.stored, raw, name)
+        except BadRequest as error:
+            raise Unavailable(f"{peer.name or peer.url} sent no manifest in its stored form") from error
         return Reply(msgspec.Raw(raw), headers={"etag": manifests.etag_field(manifests.etag(raw))})
 
     async def head(self, call: Call, message: None) -> Reply:
@@ -85,15 +91,29 @@ class ManifestRoutes:
         await self._kept.delete(call.path["ref"], precondition(call.headers))
         return m.Empty()
 
+    async def hint(self, call: Call, message: x.Hint) -> m.Empty:
+        """A peer has another version now; whoever follows that name looks. Only peers are listened to."""
+        self._exchange.trust.require_peer(call)
+        self._follower.hinted(manifests.checked_name(call.path["ref"]))
+        return m.Empty()
+
     async def stats(self, call: Call, message: None) -> x.ExchangeStats:
         """All figures of the exchange; manifests are counted over the cluster."""
         self._exchange.trust.require_shared(call)
         if "cache-control" in call.headers:
             here = len(self._kept)
-            return self._exchange.stats(x.Tally(total=here, unique=here))
+            return self._stats(x.Tally(total=here, unique=here))
         found = await self._cluster(x.ManifestQuery(cluster=True, limit=m.PAGE_MAX))
         total = sum(len(info.holders) for info in found.manifests)
-        return self._exchange.stats(x.Tally(total=total, unique=len(found.manifests)))
+        return self._stats(x.Tally(total=total, unique=len(found.manifests)))
+
+    def _stats(self, tally: x.Tally) -> x.ExchangeStats:
+        return msgspec.structs.replace(
+            self._exchange.stats(tally),
+            follows=len(self._follower.names),
+            followed=self._follower.taken,
+            follow_conflicts=sorted(self._follower.conflicts),
+        )
 
     async def _cluster(self, message: x.ManifestQuery) -> x.ManifestList:
         me = self._exchange.holder()
@@ -101,7 +121,7 @@ class ManifestRoutes:
         holders: dict[tuple[str, Digest], list[x.Holder]] = {}
         for kept in self._kept.all(message.after):
             key = (kept.name, kept.etag)
-            found[key], holders[key] = _info(kept), [me]
+            found[key], holders[key] = self._info(kept), [me]
         peers = self._exchange.directory.usable(patient=True)
         answers = await asyncio.gather(*(self._listed(peer, message.after) for peer in peers), return_exceptions=True)
         silent = [self._exchange.holder(peer) for peer in self._exchange.directory.all() if peer not in peers]
@@ -145,6 +165,12 @@ class ManifestRoutes:
             Target(peer.id, peer.url), routes.MANIFEST_GET, path={"ref": name}, headers=_LOCAL
         )
 
+    def _info(self, kept: Kept) -> x.ManifestInfo:
+        return x.ManifestInfo(
+            name=kept.name, etag=kept.etag, entries=kept.entries, blobs=kept.blobs, stored=kept.stored,
+            modified=kept.modified, followed=self._follower.followed(kept),
+        )  # fmt: skip
+
 
 def precondition(headers: Mapping[str, str]) -> Precondition:
     """From If-Match, If-None-Match and If-Unmodified-Since; BadRequest for one that cannot be understood."""
@@ -178,10 +204,3 @@ def _etags(text: str, field: str) -> frozenset[Digest]:
 
 def _headers(kept: Kept) -> dict[str, str]:
     return {"etag": manifests.etag_field(kept.etag), "last-modified": formatdate(kept.modified, usegmt=True)}
-
-
-def _info(kept: Kept) -> x.ManifestInfo:
-    return x.ManifestInfo(
-        name=kept.name, etag=kept.etag, entries=kept.entries, blobs=kept.blobs, stored=kept.stored,
-        modified=kept.modified,
-    )  # fmt: skip

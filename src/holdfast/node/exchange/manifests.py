@@ -16,7 +16,7 @@ from pathlib import Path
 from holdfast import logs
 from holdfast.blob import Digest
 from holdfast.clock import Clock
-from holdfast.errors import BadConfig, BadRequest, Conflict, HoldfastError, NoSpace, NotFound, PacksGone
+from holdfast.errors import BadConfig, Conflict, HoldfastError, NoSpace, NotFound, PacksGone
 from holdfast.files import Files, read_file, write_file
 from holdfast.node.keeper import Keeper
 from holdfast.peers import manifest as manifests
@@ -72,8 +72,18 @@ class Precondition:
 class Manifests:
     """Use from one event loop; changes happen one after another."""
 
-    def __init__(self, directory: Path, *, keeper: Keeper, files: Files, pool: Pool, clock: Clock) -> None:
-        """``directory``: the node's own."""
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keeper: Keeper,
+        files: Files,
+        pool: Pool,
+        clock: Clock,
+        changed: Callable[[str, Digest | None], None] = lambda name, etag: None,
+    ) -> None:
+        """``directory``: the node's own. ``changed`` hears of every change, whoever made it: name, and etag or None."""
+        self._changed = changed
         self._directory = directory / "manifests"
         self._keeper = keeper
         self._files = files
@@ -138,6 +148,7 @@ class Manifests:
             self._adopt(kept)
             self._count(wanted, old)
             await self._release([digest for digest in old - wanted if not self._uses[digest]])
+        self._changed(name, kept.etag)
         return kept, before is None
 
     async def delete(self, name: str, condition: Precondition) -> None:
@@ -153,6 +164,7 @@ class Manifests:
             self._names.remove(name)
             self._count(set(), old)
             await self._release([digest for digest in old if not self._uses[digest]])
+        self._changed(name, None)
 
     def names(self, digest: Digest) -> bool:
         """Does a manifest here name it?"""
@@ -272,9 +284,7 @@ class Manifests:
                 data = self._load(manifests.checked_name(name))
                 if data is None:
                     continue
-                one = manifests.decode(data, name)
-                if any(entry.size is None for entry in one.objects.values()) or manifests.encode(one) != data:
-                    raise BadRequest("it is not in its stored form")
+                one = manifests.stored(data, name)
             except HoldfastError as error:
                 _log.error("manifest_damaged", name=name, reason=error.detail)
                 continue

@@ -7,7 +7,7 @@ also from the origin (docs/design.md, Pull-through).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -81,6 +81,8 @@ class Exchange:
     pool: Pool
     counts: ClientCounts = field(default_factory=ClientCounts)
     since: float = 0.0
+    checked: Callable[[], None] = lambda: None
+    """Called after each check of the peers."""
     _jobs: dict[Digest, _Job] = field(default_factory=dict)
     _gate: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(JOBS_AT_ONCE))
     _worker: Worker | None = None
@@ -119,7 +121,9 @@ class Exchange:
         now = self.clock.monotonic()
         for digest in [digest for digest, job in self._jobs.items() if now > job.until]:
             self._jobs.pop(digest).task.cancel()
-        return await self.neighbours.unit()
+        progress = await self.neighbours.unit()
+        self.checked()
+        return progress
 
     async def start(self) -> None:
         self.since = self.clock.now()
@@ -226,10 +230,7 @@ class Exchange:
         try:
             async with self._gate:
                 if hold:
-                    with self.cache.held([digest]):
-                        if await self.keeper.hold(digest) is None:
-                            await self.puller.fetch(digest)
-                            await self.keeper.hold(digest)
+                    await self._hold(digest)
                 else:
                     entry = await self.keeper.find(digest)
                     if entry is None or entry.kept not in SHARED:
@@ -238,6 +239,32 @@ class Exchange:
             job = self._jobs.get(digest)
             if job is not None:
                 job.error = error
+
+    async def hold_all(self, digests: Sequence[Digest]) -> None:
+        """Brings blobs here for a manifest that will name them, several at a time; what has come stays, whatever fails.
+
+        NotFound, NoSpace, Unavailable for the first that could not be had.
+        """
+        waiting = iter(digests)
+
+        async def some() -> None:
+            for digest in waiting:
+                async with self._gate:
+                    await self._hold(digest)
+
+        tasks = [asyncio.create_task(some()) for _ in range(JOBS_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _hold(self, digest: Digest) -> None:
+        with self.cache.held([digest]):
+            if await self.keeper.hold(digest) is None:
+                await self.puller.fetch(digest)
+                await self.keeper.hold(digest)
 
     async def where(self, call: Call, message: None) -> x.BlobPlaces:
         """Here, at which peers, at the origin."""

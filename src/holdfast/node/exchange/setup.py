@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from holdfast.blob import Digest
 from holdfast.clock import Clock, Randomness
 from holdfast.node.exchange.cache import Cache
+from holdfast.node.exchange.follower import Follower
 from holdfast.node.exchange.manifest_routes import ManifestRoutes
 from holdfast.node.exchange.manifests import Manifests
 from holdfast.node.exchange.routes import Exchange
@@ -39,6 +41,7 @@ class NodeExchange:
     exchange: Exchange
     manifests: Manifests
     workers: list[Worker]
+    follower: Follower
     mdns: Callable[[], discovery.Mdns] | None
     _shown: discovery.Mdns | None = None
 
@@ -46,6 +49,7 @@ class NodeExchange:
         """After the service listens: reads the manifests, looks for peers. BadConfig for a damaged authorized_keys."""
         await self.exchange.pool.run(self.exchange.keys.load)
         await self.manifests.start()
+        await self.follower.start()
         await self.exchange.start()
         if self.mdns is not None:
             self._shown = self.mdns()
@@ -75,11 +79,13 @@ def make_exchange(
     origin: Origin | None,
     open_read: bool,
     url: Callable[[], str],
+    changed: Callable[[str, Digest | None], None],
     clock: Clock,
     randomness: Randomness,
     pool: Pool,
 ) -> NodeExchange:
-    """Adds the routes to ``service``. ``origin`` is closed with the exchange; ``url``: where others reach this node."""
+    """Adds the routes to ``service``. ``origin`` is closed with the exchange; ``url``: where others reach this node;
+    ``changed`` hears of every change of a manifest here."""
     me, files = directory.identity.id, directory.files
     found = Directory(me, clock=clock)
     finders: dict[Finder, Find] = {"list": discovery.listed(settings.peer)}
@@ -125,7 +131,9 @@ def make_exchange(
         randomness=randomness,
         pool=pool,
     )
-    manifests = Manifests(directory.path, keeper=keeper, files=files, pool=pool, clock=clock)
+    manifests = Manifests(directory.path, keeper=keeper, files=files, pool=pool, clock=clock, changed=changed)
+    follower = Follower(settings.follow, manifests, exchange, directory.path, files)
+    exchange.checked = follower.checked
 
     async def settle() -> Progress:
         await manifests.settle()
@@ -135,19 +143,21 @@ def make_exchange(
     made = NodeExchange(
         exchange,
         manifests,
-        [exchange.worker(), settling],
+        [exchange.worker(), settling, *([follower.worker()] if settings.follow else [])],
+        follower,
         (lambda: discovery.Mdns(me, directory.record.name, url(), found=lambda: found.troubled()))
         if settings.mdns
         else None,
     )
     if settings.mdns:
         neighbours.add_finder("mdns", made.found_by_mdns)
-    handlers = ManifestRoutes(manifests, exchange, pool=pool)
+    handlers = ManifestRoutes(manifests, exchange, follower, pool=pool)
     service.add(routes.MANIFESTS, handlers.listing)
     service.add(routes.MANIFEST_GET, handlers.get)
     service.add(routes.MANIFEST_HEAD, handlers.head)
     service.add(routes.MANIFEST_PUT, handlers.put)
     service.add(routes.MANIFEST_DELETE, handlers.delete)
+    service.add(routes.HINT, handlers.hint)
     service.add(routes.STATS, handlers.stats)
     service.add(routes.PULL, exchange.pull)
     service.add(routes.WHERE, exchange.where)

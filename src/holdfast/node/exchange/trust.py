@@ -162,6 +162,12 @@ class Trust:
             raise Denied("this needs the right to read what nodes exchange: see authorized_keys")
         return reader
 
+    def require_peer(self, call: Call) -> None:
+        """Denied unless the caller is a node that is trusted as one."""
+        caller = call.caller
+        if caller is None or not ("peer" in self._keys.of(caller) or self._is_peer(caller)):
+            raise Denied("this is for peers: see authorized_keys")
+
     def require_write(self, call: Call) -> None:
         if not self.allowed(call).write:
             raise Denied(f"this needs the right write in this node's {FILE_NAME}")
