@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.measure import Rounds, Scale
 from bench.report import Figure, at_least
+from holdfast.auth.identity import Identity
 from holdfast.blob import Digest
 from holdfast.codec.refs import RefKind
 from holdfast.coordinator.commit import Change, NewPack, Ref, Terms
@@ -83,7 +84,7 @@ async def _rate(clients: int, open_: Callable[[ThreadPool], Awaitable[Database]]
     database = await open_(pool)
     try:
         nodes = await database.run(_fill)
-        queue = CommitQueue(database, Position(1, 0), lambda: _terms(nodes), lambda moves: None)
+        queue = CommitQueue(database, Position(Identity(bytes(32)), 1, 0), lambda: _terms(nodes), lambda moves: None)
         began = time.perf_counter()
         await asyncio.gather(*(_client(queue, client, COMMITS // clients, nodes) for client in range(clients)))
         return COMMITS // clients * clients / (time.perf_counter() - began)

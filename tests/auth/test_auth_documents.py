@@ -12,6 +12,7 @@ from holdfast.auth.certificates import Certificate, Countersigned
 from holdfast.auth.documents import canonical, from_text, open_signed, sign, to_text
 from holdfast.auth.grants import Grant, Receipt
 from holdfast.auth.identity import Id, Identity, verify
+from holdfast.auth.positions import Position, proven
 from holdfast.blob import Digest
 from holdfast.clock import SeededRandomness
 from holdfast.errors import BadRequest, Denied
@@ -68,6 +69,15 @@ def test_wrong_fields_are_refused_though_signed(change: dict[str, object]) -> No
     forged = canonical(body)
     with pytest.raises(BadRequest):
         open_signed(Grant, canonical([forged, ALICE.sign(forged)]), ALICE.id)
+
+
+def test_only_what_the_coordinator_signed_proves_a_position() -> None:
+    position = Position(epoch=4, commit=7)
+    assert proven(sign(position, ALICE), ALICE.id) == (4, 7)
+    assert proven(sign(GRANT, ALICE), ALICE.id) == (3, 9)
+    receipt = Receipt(node=NODE.id, store=b"s" * 16, digest=Digest.of(b""), size=0, sequence=1, time=1)
+    for word in (sign(position, BOB), sign(GRANT, BOB), sign(receipt, ALICE), b"", b"word"):
+        assert proven(word, ALICE.id) == (0, 0)
 
 
 def test_a_missing_field_is_refused_though_signed() -> None:

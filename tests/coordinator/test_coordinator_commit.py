@@ -9,11 +9,14 @@ import pytest
 from tests.coordinator.hall import Device, Hall, digest_of, tag_of
 
 from holdfast.auth.certificates import READ, WRITE
+from holdfast.auth.documents import sign
+from holdfast.auth.positions import Position
 from holdfast.blob import Digest
 from holdfast.codec.refs import RefKind
 from holdfast.errors import BadRequest, Denied, NotFound, PacksGone, QuotaExceeded, StaleEpoch, Unauthorized
 from holdfast.wire import messages as m
 from holdfast.wire import routes
+from holdfast.wire.serve import Call
 
 COMMITTED = [["committed"]]
 
@@ -362,6 +365,7 @@ async def test_a_quota_is_kept(hall: Hall) -> None:
 
 async def test_the_commit_number_rises_and_survives_a_restart(hall: Hall) -> None:
     owner = hall.owner
+    owner.http.set_clock_source(hall.target.id)
     before = hall.coordinator.state.position.current
     for name in "abc":
         assert await owner.states([owner.write(name)]) == COMMITTED
@@ -383,8 +387,12 @@ async def test_a_node_that_heard_of_more_stops_all_writes_and_no_reads(hall: Hal
     owner = hall.owner
     written = owner.write("a")
     assert await owner.states([written]) == COMMITTED
-    epoch, _ = hall.coordinator.state.position.current
-    await hall.nodes[0].beat(epoch=epoch + 1)
+    state = hall.coordinator.state
+    epoch = state.position.epoch + 1
+    word = sign(Position(epoch=epoch, commit=0), state.identity)
+    assert (await hall.nodes[0].beat(epoch=epoch)).position == state.position.signed
+    assert not state.position.stale, "it is asked for the coordinator's word"
+    await hall.nodes[0].beat(epoch=epoch, position=word)
     for _ in range(2):
         with pytest.raises(StaleEpoch, match="recover"):
             await owner.commit([owner.write("b")])
@@ -392,6 +400,33 @@ async def test_a_node_that_heard_of_more_stops_all_writes_and_no_reads(hall: Hal
             await owner.ask(routes.PLAN, m.PlanRequest(vault=owner.vault.id, items=[m.PlanItem(size=1)]))
         assert (await owner.ref("a")).record == written.record
         await hall.restart()
+
+
+async def test_a_node_that_only_says_it_has_heard_of_more_changes_nothing(
+    hall: Hall, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner, liar = hall.owner, hall.nodes[0]
+    far = Position(epoch=(1 << 63) - 1, commit=0)
+    invented = [b"", b"nothing", sign(far, liar.identity), sign(far, owner.identity)]
+    own = hall.coordinator.state.position.signed  # it proves what is known
+    altered = own[:40] + bytes([own[40] ^ 1]) + own[41:]
+    for word in [*invented, own, altered]:
+        assert (await liar.beat(epoch=far.epoch, position=word)).state == "up"
+    assert capsys.readouterr().err.count("position_not_proven") == 1
+
+    async def lie(call: Call, _: None) -> m.NodeOverview:
+        space = m.NodeSpace(used=0, cached=0, trash=0, reclaimable=0, incoming=0, reserve=0, free=1)
+        return m.NodeOverview(
+            id=liar.id, name=liar.name, version="1", store=liar.store, state="up", capacity=1, space=space, blobs=0,
+            sequence=0, epoch=far.epoch, commit=0, position=invented[2],
+        )  # fmt: skip
+
+    liar.service.add(routes.INFO, lie)
+    await hall.restart()
+    for node in hall.nodes:
+        await node.beat()
+    assert await owner.states([owner.write("a", [digest_of("a")])], packs=[hall.pack("a")]) == COMMITTED
+    assert "position_not_proven" in capsys.readouterr().err, "it was asked at the start"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from tests.fuzz.target import Target
 
-from holdfast.auth import certificates, documents, grants, invites, signing
+from holdfast.auth import certificates, documents, grants, invites, positions, signing
 from holdfast.auth.identity import Id, Identity
 from holdfast.blob import Digest
 from holdfast.client.device import keyfile
@@ -173,6 +173,7 @@ _PLAIN_KEYS = [keyfile.encode_plain(magic, bytes(range(32))) for magic in (keyfi
 _SEALED_KEY = keyfile.encode_sealed(bytes(32), "pass", SeededRandomness(5), memory_kib=8, passes=1)
 _KINDS: tuple[tuple[type[documents.Document], documents.Document], ...] = (
     (grants.Grant, GRANT),
+    (positions.Position, positions.Position(epoch=1, commit=2)),
     (grants.Receipt, RECEIPT),
     (certificates.Certificate, CERTIFICATE),
     (certificates.Countersigned, COUNTERSIGNED),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tests.heal.test_heal_grid import MINUTE, app_of, check, coordinator, copies, fill, holders, story, whole
 
+from holdfast.auth.documents import sign
+from holdfast.auth.positions import Position
 from holdfast.cli.status import scrub_words
 from holdfast.testing.grid import Grid
 
@@ -111,8 +113,10 @@ def test_a_store_that_only_reads(tmp_path: Path) -> None:
 
 def test_an_old_coordinator_says_so(tmp_path: Path) -> None:
     async def tell(grid: Grid) -> None:
-        epoch, commit = coordinator(grid).state.position.current
-        app_of(grid.nodes[0]).membership.hear(epoch + 1, commit)
+        state = coordinator(grid).state
+        epoch = state.position.epoch + 1
+        word = sign(Position(epoch=epoch, commit=1), state.identity)
+        app_of(grid.nodes[0]).membership.hear(epoch, 1, word)
         await asyncio.sleep(4 * MINUTE)
         assert told(grid) == {"old"}
 

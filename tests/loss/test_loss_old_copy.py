@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-from tests.heal.test_heal_grid import coordinator, copies, in_trash
-from tests.loss.stage import MINUTE, copy_database, listed, on_disks, put_back, recover, story, versions
+from tests.heal.test_heal_grid import app_of, coordinator, copies, holders, in_trash, whole
+from tests.loss.stage import HOUR, MINUTE, copy_database, listed, on_disks, put_back, recover, story, versions
 
+from holdfast.assemble import OpenVault
+from holdfast.auth.documents import sign
+from holdfast.auth.positions import Position
 from holdfast.errors import Corrupt, StaleEpoch
 from holdfast.testing.grid import Grid
 
+WHILE_AWAY: dict[str, Any] = {
+    "history": 5 * MINUTE, "sweep_interval": MINUTE, "heartbeat_interval": 30.0, "out_after": 5 * MINUTE,
+    "surplus_after": 5 * MINUTE, "repair_interval": 15.0,
+}  # fmt: skip
+
+
+async def an_hour_of_life(grid: Grid, vault: OpenVault) -> None:
+    """Writes, deletes and restores, a node that is replaced by repair and comes back, copies too many that are trimmed,
+    packs that are collected."""
+    began = grid.loop.time()
+    await vault.put(b"edition 2", "often")
+    await vault.put(b"new", "new")
+    await vault.put(b"again" * 900, "brought back")
+    await vault.delete("brought back")
+    away = (await holders(grid))[0]
+    await grid.kill(away)
+    await asyncio.sleep(2 * MINUTE)
+    await vault.restore("brought back")
+    await whole(grid, 5, 15 * MINUTE)
+    await grid.start(away)
+    await vault.delete("fleeting")
+    trash = in_trash(grid)
+    async with asyncio.timeout(30 * MINUTE):
+        while max(await copies(grid)) < 6:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(5)
+    await whole(grid, 5, 30 * MINUTE)
+    assert in_trash(grid) > trash
+    await asyncio.sleep(HOUR - (grid.loop.time() - began))
+    await vault.put(b"edition 3", "often")
+    await vault.put(b"newest", "newest")
+    await vault.delete("stays")
+
 
 def test_an_old_copy_deletes_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    """What was released when the copy was made, and is needed again since, is what an old coordinator would delete."""
+    """It is an hour old. What was released when it was made, and is needed again since, it would delete."""
 
     async def tell(grid: Grid) -> None:
         vault = await grid.vault()
@@ -22,19 +59,17 @@ def test_an_old_copy_deletes_nothing_and_loses_nothing(tmp_path: Path) -> None:
         await vault.put(content, "first")
         await vault.put(b"stays", "stays")
         await vault.put(b"as it was", "untouched")
+        await vault.put(b"fleeting" * 900, "fleeting")
         await vault.put(b"edition 1", "often")
         await vault.delete("first")
         async with await grid.view() as view:
             await view.order_repair("pause")
-            await asyncio.sleep(6 * MINUTE)  # the deleted name's history ends, its pack is released
+            await asyncio.sleep(10 * MINUTE)  # the deleted name's history ends, its pack is released
             copy_database(grid, tmp_path / "copy")
             await vault.put(content, "second")  # nothing is sent: the same pack is live again
             await view.order_repair("resume")
-        await asyncio.sleep(20 * MINUTE)
-        await vault.put(b"edition 2", "often")
-        await vault.put(b"new", "new")
-        await vault.delete("stays")
-        names = await listed(vault)
+        await an_hour_of_life(grid, vault)
+        names, kept = await listed(vault), await versions(vault, "often")
         await grid.kill(grid.coordinator)
         put_back(grid, tmp_path / "copy")
         held, trashed = await on_disks(grid), in_trash(grid)
@@ -63,15 +98,46 @@ def test_an_old_copy_deletes_nothing_and_loses_nothing(tmp_path: Path) -> None:
         await grid.until_up(7)
         fresh = await grid.vault("another")
         assert await fresh.read("second") == content
+        assert await fresh.read("brought back") == b"again" * 900
         assert await listed(fresh) == names
-        assert await versions(fresh, "often") == [(2, "file"), (1, "file")]
-        await fresh.put(b"edition 3", "often")
+        assert await versions(fresh, "often") == kept, "what history had let go of stays so"
+        await fresh.put(b"edition 4", "often")
         await asyncio.sleep(20 * MINUTE)
         assert set(await copies(grid)) == {5}
         assert in_trash(grid) == trashed, "for a week nothing is let go of"
         assert await fresh.read("second") == content
 
-    story(tmp_path / "net", tell, settings={"history": 3 * MINUTE, "sweep_interval": MINUTE})
+    story(tmp_path / "net", tell, settings=WHILE_AWAY)
+
+
+def test_a_node_that_lies_about_the_position_stops_nobody_and_is_not_recovered_to(tmp_path: Path) -> None:
+    async def tell(grid: Grid) -> None:
+        def lie() -> None:
+            app, claim = app_of(grid.nodes[2]), {"epoch": 1 << 40, "commit": 1}
+            word = sign(Position(**claim), app.identity)
+            beat, overview = app.heartbeat, app.overview
+            app.heart._facts = lambda: msgspec.structs.replace(beat(), **claim, position=word)
+            app.overview = lambda: msgspec.structs.replace(overview(), **claim)  # type: ignore[method-assign]
+            app.membership.position = word
+
+        vault = await grid.vault()
+        await vault.put(b"one", "name")
+        copy_database(grid, tmp_path / "copy")
+        lie()
+        await asyncio.sleep(2 * MINUTE)
+        await vault.put(b"two", "name")
+        await grid.kill(grid.coordinator)
+        assert not (await recover(grid)).changed, "nobody has proof of more"
+        await grid.start(grid.coordinator)
+        await grid.until_up(7)
+        await vault.put(b"three", "name")
+        await asyncio.sleep(2 * MINUTE)
+        assert not coordinator(grid).state.position.stale
+        await grid.kill(grid.coordinator)
+        put_back(grid, tmp_path / "copy")
+        assert (await recover(grid)).epoch == 2
+
+    story(tmp_path / "net", tell)
 
 
 def test_of_two_coordinators_only_the_newer_one_acts(tmp_path: Path) -> None:

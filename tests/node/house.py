@@ -58,6 +58,7 @@ class Coordinator:
     def __init__(self, network: TcpNetwork) -> None:
         self.identity = COORDINATOR
         self.epoch = (3, 100)
+        self.position = b""
         self.heartbeats: list[m.Heartbeat] = []
         self.node_url = ""
         self._beat = asyncio.Event()
@@ -93,6 +94,7 @@ class Coordinator:
             settings=SETTINGS,
             epoch=self.epoch[0],
             commit=self.epoch[1],
+            position=self.position,
             revocations=self.revocations,
             revoked=self.revoked,
             url=self.node_url,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.node.house import COORDINATOR, SETTINGS, STRANGER, VAULT, House, pack
+from tests.node.house import COORDINATOR, DEVICE, SETTINGS, STRANGER, VAULT, House, pack
 
+from holdfast.auth.documents import sign
 from holdfast.auth.identity import Identity
 from holdfast.auth.invites import Invite, check_proof, proof
+from holdfast.auth.positions import Position
 from holdfast.blob import Digest
 from holdfast.clock import SystemRandomness
 from holdfast.errors import BadConfig, Denied, NotFound, StaleEpoch, Unavailable
@@ -25,6 +27,7 @@ from holdfast.pool import InlinePool
 from holdfast.stores.disk.store import DiskStore
 from holdfast.stores.protocol import put_bytes
 from holdfast.wire import messages as m
+from holdfast.wire import routes
 from holdfast.wire.serve import Call
 
 
@@ -162,13 +165,34 @@ async def test_an_idle_heartbeat_is_small_and_names_its_address_only_when_that_i
 
 
 async def test_a_coordinator_of_a_lower_epoch_is_not_followed(house: House) -> None:
-    house.running.membership.hear(5, 1)
+    house.running.membership.hear(5, 1, b"word")
     house.coordinator.epoch = (4, 900)
     await house.running.heart.unit()
     assert "old" in house.running.heart.reason
     with pytest.raises(StaleEpoch):
         house.running.membership.adopt(m.HeartbeatAnswer(state="up", time=0, settings=SETTINGS, epoch=4, commit=900))
     assert house.running.membership.epoch == (5, 1)
+
+
+async def test_a_coordinator_that_is_behind_is_shown_what_it_has_signed(house: House) -> None:
+    """Before that, and to others, a heartbeat holds no proof. A restart forgets it no more than the position."""
+    coordinator = house.coordinator
+    coordinator.position = sign(Position(epoch=3, commit=100), COORDINATOR)
+    await house.running.heart.unit()
+    envelope = house.grant(epoch=3, commit=120)
+    await house.put(pack(VAULT.id, 1000), envelope)
+    coordinator.epoch, coordinator.position = (3, 130), sign(Position(epoch=3, commit=130), COORDINATOR)
+    await house.running.heart.unit()
+    assert not any(beat.position for beat in coordinator.heartbeats)
+    word, coordinator.epoch, coordinator.position = coordinator.position, (3, 60), b""
+    await house.crash()
+    await house.start()
+    await house.running.heart.unit()
+    assert [beat.position for beat in coordinator.heartbeats[-2:]] == [b"", word]
+    overview = await house.client(COORDINATOR).call(house.target, routes.INFO)
+    assert (overview.commit, overview.position) == (130, word)
+    overview = await house.client(DEVICE).call(house.target, routes.INFO, grant=house.certificate())
+    assert (overview.commit, overview.position) == (130, b"")
 
 
 async def test_a_silent_coordinator_does_not_stop_the_node(house: House) -> None:

@@ -101,6 +101,9 @@ async def test_a_signed_call_reaches_the_handler_and_its_answer_is_checked() -> 
         assert m.bits_of(answer.bitmap, 2) == [True, False]
         assert shelf.calls[0].caller == CLIENT.id
         assert shelf.calls[0].grant == b"grant"
+        assert client.epoch == (0, 0), "where the network stands is not a node's to say"
+        client.set_clock_source(NODE.id)
+        await client.call(target, routes.HAS, m.HasRequest(digests=[DIGEST]), grant=b"grant")
         assert client.epoch == (3, 14)
 
 

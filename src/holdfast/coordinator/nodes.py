@@ -48,7 +48,7 @@ class Nodes:
             raise Unauthorized("this node is not a member: join with an invite (holdfast node init --join)")
         if request.store != node.store:
             raise Denied("this node reports another store than it joined with: is the right disk mounted?")
-        if state.position.hear(request.epoch, request.commit):
+        if state.position.hear(node.name, (request.epoch, request.commit), request.position):
             await state.save_heard()
         node.url = node_url(request.url) or node.url
         node.free, node.load, node.read_only = request.free, request.load, request.read_only
@@ -73,6 +73,7 @@ class Nodes:
             settings=state.wire_settings(),
             epoch=state.position.epoch,
             commit=state.position.commit,
+            position=state.position.signed,
             revocations=access.revocations,
             revoked=access.revoked_serials() if request.revocations < access.revocations else None,
             url=node.url,

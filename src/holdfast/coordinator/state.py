@@ -118,7 +118,7 @@ class State:
             name=facts.name,
             urls=facts.urls.split(),
             policy=Policy(facts.survive, facts.policy_version),
-            position=Position(facts.epoch, facts.commit_number, (facts.heard_epoch, facts.heard_commit)),
+            position=Position(identity, facts.epoch, facts.commit_number, (facts.heard_epoch, facts.heard_commit)),
             slow_clock=slow_clock,
         )
         state.access.revocations = facts.revocations

@@ -81,6 +81,15 @@ def extend_history(connection: Connection, until: float) -> None:
     connection.execute(update(ref_history).where(ref_history.c.until < until).values(until=until))
 
 
+def drop_hollow_history(connection: Connection) -> set[int]:
+    """Deletes kept versions of whose packs one is on no node; the keep lists that they named."""
+    nowhere = ~exists().where(placements.c.pack == keep_packs.c.pack)
+    hollow = ref_history.c.keep.in_(select(keep_packs.c.keep).where(nowhere))
+    keeps = set(connection.execute(select(ref_history.c.keep).where(hollow)).scalars())
+    connection.execute(delete(ref_history).where(hollow))
+    return keeps
+
+
 def count_bytes(connection: Connection) -> None:
     """What counts against each vault's quota, anew."""
     used = (

@@ -114,6 +114,10 @@ class Heart:
         async def ask(target: Target) -> m.HeartbeatAnswer:
             nonlocal changed
             answer = await self._http.call(target, routes.HEARTBEAT, message, first_byte_s=first_byte_s, tries=1)
+            if (answer.epoch, answer.commit) < (message.epoch, message.commit) and membership.position:
+                # it came back from an old copy, and believes only what it has signed itself
+                shown = msgspec.structs.replace(message, position=membership.position)
+                answer = await self._http.call(target, routes.HEARTBEAT, shown, first_byte_s=first_byte_s, tries=1)
             changed = membership.adopt(answer)
             return answer
 

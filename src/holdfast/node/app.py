@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+
+import msgspec
 
 import holdfast
 from holdfast import logs
@@ -284,7 +285,7 @@ class Node:
             url=self.url,
         )
 
-    def overview(self, revoked: Sequence[int] = ()) -> m.NodeOverview:
+    def overview(self) -> m.NodeOverview:
         """What this node says of itself."""
         found = self.store.space()
         space = accounts(found, self.ledger.shared.get("cache", (0, 0))[1])
@@ -306,7 +307,6 @@ class Node:
             domain=self._directory.record.domain,
             always_on=self._directory.record.always_on,
             revocations=self.membership.revocations,
-            revoked=list(revoked),
         )
 
     def _add_routes(self) -> None:
@@ -335,7 +335,13 @@ class Node:
     async def _info(self, call: Call, message: None) -> m.NodeOverview:
         assert call.caller is not None, "this route is signed"
         reader = self.permits.reader(call.grant, call.caller)
-        return self.overview(revoked=sorted(self.membership.revoked) if reader.everything else [])
+        overview = self.overview()
+        if reader.everything:
+            membership = self.membership
+            overview = msgspec.structs.replace(
+                overview, revoked=sorted(membership.revoked), position=membership.position
+            )
+        return overview
 
     async def _save_clock(self) -> Progress:
         self._slow_clock.read(self._clock)

@@ -31,6 +31,7 @@ class _Saved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     settings: m.Settings
     epoch: int
     commit: int
+    position: bytes = b""
     revocations: int = 0
     revoked: list[int] = []
 
@@ -47,6 +48,7 @@ class Membership:
         urls: Iterable[str],
         settings: m.Settings,
         epoch: tuple[int, int],
+        position: bytes = b"",
         revocations: int = 0,
         revoked: Iterable[int] = (),
     ) -> None:
@@ -55,10 +57,12 @@ class Membership:
         self.settings = settings
         self.epoch = epoch
         """The highest (epoch, commit number) heard."""
+        self.position = position
+        """The coordinator's signed word for ``epoch``; empty if it was only told."""
         self.revocations = revocations
         self.revoked = frozenset(revoked)
         """Serials of certificates that count no more."""
-        self._saved: tuple[tuple[int, int], m.Settings, int, list[str]] | None = None
+        self._saved: tuple[tuple[int, int], bytes, m.Settings, int, list[str]] | None = None
         self._path = path
         self._files = files
 
@@ -85,6 +89,7 @@ class Membership:
             urls=saved.urls,
             settings=saved.settings,
             epoch=(saved.epoch, saved.commit),
+            position=saved.position,
             revocations=saved.revocations,
             revoked=saved.revoked,
         )
@@ -120,18 +125,19 @@ class Membership:
         """``url`` is asked first from now on."""
         self.urls.sort(key=lambda other: other != url)
 
-    def hear(self, epoch: int, commit: int) -> None:
-        """Keeps the highest; StaleEpoch for a lower epoch than one heard before."""
+    def hear(self, epoch: int, commit: int, position: bytes) -> None:
+        """Keeps the highest, and the word for it; StaleEpoch for a lower epoch than one heard before."""
         if epoch < self.epoch[0]:
             raise StaleEpoch(
                 f"epoch {epoch} is over: this node has heard of {self.epoch[0]}. "
                 "An older coordinator must be recovered before it may act: holdfast coordinator recover"
             )
-        self.epoch = max(self.epoch, (epoch, commit))
+        if (epoch, commit) > self.epoch or ((epoch, commit) == self.epoch and not self.position):
+            self.epoch, self.position = (epoch, commit), position
 
     def adopt(self, answer: m.HeartbeatAnswer) -> bool:
         """Takes over what a heartbeat's answer says; True if something is not saved yet. StaleEpoch."""
-        self.hear(answer.epoch, answer.commit)
+        self.hear(answer.epoch, answer.commit, answer.position)
         self.settings = answer.settings
         if answer.revoked is not None:
             self.revoked = frozenset(answer.revoked)
@@ -143,8 +149,8 @@ class Membership:
             ][:URLS_MAX]
         return self._saved != self._present()
 
-    def _present(self) -> tuple[tuple[int, int], m.Settings, int, list[str]]:
-        return self.epoch, self.settings, self.revocations, sorted(self.urls)
+    def _present(self) -> tuple[tuple[int, int], bytes, m.Settings, int, list[str]]:
+        return self.epoch, self.position, self.settings, self.revocations, sorted(self.urls)
 
     def save(self) -> None:
         """Durably; BadConfig if the disk refuses. A node alone has nothing to save."""
@@ -157,6 +163,7 @@ class Membership:
             settings=self.settings,
             epoch=self.epoch[0],
             commit=self.epoch[1],
+            position=self.position,
             revocations=self.revocations,
             revoked=sorted(self.revoked),
         )

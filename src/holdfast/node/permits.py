@@ -109,7 +109,7 @@ class Permits:
             raise Denied(
                 f"this grant is of epoch {grant.epoch}, which is over; ask for a new one", reason="stale-epoch"
             )
-        self._membership.hear(grant.epoch, grant.commit)
+        self._membership.hear(grant.epoch, grant.commit, envelope)
         return grant
 
     def _certificate(self, envelope: bytes, caller: Id) -> Certificate:

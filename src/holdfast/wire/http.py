@@ -132,13 +132,14 @@ class HttpClient:
         self.identity = identity
         self._upload = upload
         self.epoch = (0, 0)
+        """The highest (epoch, commit number) that the clock source has signed."""
         self._clock = clock
         self._connections = Connections(network, per_server=connections_per_host, tls=tls)
         self._clock_source: Id | None = None
         self._clock_offset = 0.0
 
     def set_clock_source(self, coordinator: Id) -> None:
-        """Whose signed answers say what time it is."""
+        """Whose signed answers say what time it is, and where the network stands."""
         self._clock_source = coordinator
 
     def time(self) -> float:
@@ -418,10 +419,10 @@ class HttpClient:
         return body, headers
 
     def _learn(self, created: int, epoch: str, sender: Id) -> None:
-        found = _EPOCH.fullmatch(epoch)
-        if found is not None:
-            self.epoch = max(self.epoch, (int(found[1]), int(found[2])))
         if sender == self._clock_source:
+            found = _EPOCH.fullmatch(epoch)
+            if found is not None:
+                self.epoch = max(self.epoch, (int(found[1]), int(found[2])))
             offset = created - self._clock.now()
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE_S else 0.0
 

@@ -99,6 +99,9 @@ def merge(
     queries_recovery.mark_known(connection, fresh)
     queries_recovery.mark_recent(connection, queries_recovery.newest_commit(connection) - RECENT_S)
     queries_recovery.extend_history(connection, terms.slow + terms.adopt_lease)
+    if not survey.silent:  # what no node has any more was let go of since, and is not to be missed
+        keeps = queries_recovery.drop_hollow_history(connection)
+        queries_packs.release_unheld(connection, queries_packs.drop_unused_keep_lists(connection, keeps))
     queries_recovery.count_bytes(connection)
     queries_recovery.forget_reflogs(connection)
     heard = max(survey.position, (meta.epoch, meta.commit_number), (meta.heard_epoch, meta.heard_commit))

@@ -61,4 +61,4 @@ class RollCall:
             except HoldfastError as error:
                 _log.info("not_heard", node=node.name, reason=error.detail)
                 return
-        self._state.position.hear(said.epoch, said.commit)
+        self._state.position.hear(node.name, (said.epoch, said.commit), said.position)

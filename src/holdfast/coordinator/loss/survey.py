@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from holdfast import logs
 from holdfast.auth.identity import Id
+from holdfast.auth.positions import proven
 from holdfast.blob import Digest
 from holdfast.codec import reflog as codec
 from holdfast.codec.reflog import Reflog
@@ -25,17 +26,15 @@ _log = logs.get_logger(__name__)
 
 @dataclass(slots=True)
 class Asked:
-    """One node's answers. ``packs``: what it holds for vaults; ``sequence``: its inventory is known up to here."""
+    """One node's answers. ``packs``: what it holds for vaults; ``sequence``: its inventory is known up to here;
+    ``position``: the highest (epoch, commit) that it has the coordinator's word for."""
 
     url: str
     overview: m.NodeOverview
     packs: list[m.InventoryEntry] = field(default_factory=list)
     reflogs: dict[Digest, m.InventoryEntry] = field(default_factory=dict)
     sequence: int = 0
-
-    @property
-    def position(self) -> tuple[int, int]:
-        return self.overview.epoch, self.overview.commit
+    position: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class Survey:
 
     @property
     def position(self) -> tuple[int, int]:
-        """The highest (epoch, commit) that anybody has heard."""
+        """The highest (epoch, commit) that the coordinator is known to have signed."""
         return max(
             [(0, 0), *(node.position for node in self.nodes.values()), *((log.epoch, log.last) for log in self.logs)]
         )
@@ -124,7 +123,7 @@ class Surveyor:
 
     async def _inventory(self, target: Target) -> Asked:
         overview = await self._http.call(target, routes.INFO)
-        asked = Asked(target.url, overview)
+        asked = Asked(target.url, overview, position=proven(overview.position, self._coordinator))
         held: dict[Digest, m.InventoryEntry] = {}
         after = 0
         while True:

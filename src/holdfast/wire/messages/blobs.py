@@ -104,7 +104,8 @@ class NodeSpace(Answer, frozen=True, kw_only=True):
 class NodeOverview(Answer, frozen=True, kw_only=True):
     """``GET /v1/info``: no paths. ``capacity``: what the store may hold, or could if nobody else wrote to its disk.
 
-    ``revoked`` (serials) only for the coordinator, who may have to learn it again.
+    ``revoked`` (serials) and ``position`` (its signed word for ``epoch`` and ``commit``) only for the coordinator, who
+    may have to learn them again.
     """
 
     id: Id
@@ -118,6 +119,7 @@ class NodeOverview(Answer, frozen=True, kw_only=True):
     sequence: int
     epoch: int
     commit: int
+    position: bytes = b""
     outbox_waiting: int = 0
     outbox_conflicts: int = 0
     domain: str = ""

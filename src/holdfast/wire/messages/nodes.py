@@ -12,7 +12,8 @@ class Heartbeat(Request, frozen=True, kw_only=True):
     """At most 256 bytes while nothing new is said: see docs/design.md, Heartbeat. ``root``: 16 bytes; ``load``:
     requests under way; ``url``: left out while the coordinator's last answer named the same.
 
-    ``epoch`` and ``commit`` are the highest this node has heard of. ``unread``: seconds since the blob that waits
+    ``epoch`` and ``commit`` are the highest this node has heard of; ``position``, the coordinator's signed word for
+    them, is shown only to one that has answered with less. ``unread``: seconds since the blob that waits
     longest was last read from the disk; ``overdue``: bytes not read for longer than the node's ``scrub_period``.
     """
 
@@ -24,6 +25,7 @@ class Heartbeat(Request, frozen=True, kw_only=True):
     load: Count = 0
     epoch: Count = 0
     commit: Count = 0
+    position: bytes = b""
     revocations: Count = 0
     leaving: bool = False
     read_only: bool = False
@@ -35,7 +37,8 @@ class Heartbeat(Request, frozen=True, kw_only=True):
 class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     """``revoked`` (serials) is there when the node's revocation serial was lower. ``reason``: why not ``up``.
 
-    ``url``: the address that the coordinator knows of the node. ``urls``: the coordinator's own; none: as before.
+    ``position``: ``epoch`` and ``commit``, signed, for the node to keep. ``url``: the address that the coordinator
+    knows of the node. ``urls``: the coordinator's own; none: as before.
     """
 
     state: NodeState
@@ -44,6 +47,7 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     settings: Settings
     epoch: int
     commit: int
+    position: bytes = b""
     revocations: int = 0
     revoked: list[int] | None = None
     url: str = ""
