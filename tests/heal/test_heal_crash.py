@@ -36,6 +36,8 @@ TOO_LATE = 12
 """So many kills in a row that came too late end a sweep of every step."""
 
 Once = Callable[[int, Process], Awaitable[bool]]
+Steps = range | str
+"""Some steps, or the name of the process that is killed at each of its own."""
 
 
 class Watch:
@@ -106,30 +108,31 @@ async def insist(ask: Callable[[], Awaitable[object]]) -> None:
     await ask()
 
 
-async def sweep(grid: Grid, steps: range | None, once: Once) -> None:
-    """``once`` at ``steps`` with the coordinator and a node by turns, or at every step of every process."""
-    if steps is not None:
+async def sweep(grid: Grid, steps: Steps, once: Once) -> None:
+    """``once`` at ``steps`` with the coordinator and a node by turns, or at every step of one process."""
+    if isinstance(steps, range):
         chosen = enumerate(steps)
         hits = [await once(step, one) for at, step in chosen for one in (grid.coordinator, grid.nodes[at % NODES])]
         assert sum(hits) >= len(steps) // 2, "most kills came too late"
         return
-    for victim in [grid.coordinator, *grid.nodes]:
-        late = hits_here = 0
-        for step in itertools.count(1):
-            hit = await once(step, victim)
-            hits_here, late = hits_here + hit, 0 if hit else late + 1
-            if late == TOO_LATE:
-                break
-        print(f"{victim.name}: {hits_here} kills, the last before step {step - TOO_LATE}")
+    victim = next(one for one in [grid.coordinator, *grid.nodes] if one.name == steps)
+    late = hits = 0
+    for step in itertools.count(1):
+        hit = await once(step, victim)
+        hits, late = hits + hit, 0 if hit else late + 1
+        if late == TOO_LATE:
+            break
+    print(f"{victim.name}: {hits} kills, the last before step {step - TOO_LATE}")
 
 
 def depths(some: range) -> list[object]:
-    return [pytest.param(some, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)]
+    every = ["coordinator", *(f"node-{number}" for number in range(1, NODES + 1))]
+    return [pytest.param(some, id="some"), *(pytest.param(one, id=one, marks=pytest.mark.slow) for one in every)]
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("steps", depths(range(2, 30, 5)))
-def test_killed_while_files_are_put(steps: range | None, tmp_path: Path) -> None:
+def test_killed_while_files_are_put(steps: Steps, tmp_path: Path) -> None:
     """What was acknowledged is there with all its copies; what was not is there whole or not at all, and can be put."""
 
     async def tell(grid: Grid) -> None:
@@ -168,7 +171,7 @@ def test_killed_while_files_are_put(steps: range | None, tmp_path: Path) -> None
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("steps", depths(range(1, 30, 7)))
-def test_killed_while_a_rotten_copy_is_replaced(steps: range | None, tmp_path: Path) -> None:
+def test_killed_while_a_rotten_copy_is_replaced(steps: Steps, tmp_path: Path) -> None:
     async def tell(grid: Grid) -> None:
         contents, watch = await fill(grid, files=1), Watch(grid)
         disks, chance = watch.disks, grid.loop.randomness("rot")
@@ -196,7 +199,7 @@ def test_killed_while_a_rotten_copy_is_replaced(steps: range | None, tmp_path: P
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("steps", depths(range(3, 80, 20)))
-def test_killed_while_a_node_is_emptied(steps: range | None, tmp_path: Path) -> None:
+def test_killed_while_a_node_is_emptied(steps: Steps, tmp_path: Path) -> None:
     """Its packs are copied elsewhere, then its own copies are trimmed."""
 
     async def tell(grid: Grid) -> None:
@@ -230,7 +233,7 @@ def test_killed_while_a_node_is_emptied(steps: range | None, tmp_path: Path) -> 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("steps", depths(range(5, 90, 29)))
 @pytest.mark.parametrize("put_again", [False, True], ids=["alone", "put-again"])
-def test_killed_while_what_nothing_holds_is_collected(steps: range | None, put_again: bool, tmp_path: Path) -> None:
+def test_killed_while_what_nothing_holds_is_collected(steps: Steps, put_again: bool, tmp_path: Path) -> None:
     """Bytes that are put again right then are kept or sent again, never half gone."""
 
     async def tell(grid: Grid) -> None:

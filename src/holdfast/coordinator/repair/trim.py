@@ -114,6 +114,8 @@ class Tidy:
         rest = LOOK_DRAINING_S if draining else LOOK_S
         if self._looked is not None and now - self._looked < rest and draining == self._draining:
             return
+        if draining != self._draining:
+            self._tried.clear()  # what was left alone may have to leave another node now
         self._looked, self._draining = now, draining
         crowded: set[int] = set()
         async for some in every_pack(state.database, queries_repair.crowded):

@@ -13,8 +13,8 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -67,6 +67,23 @@ class Kept(NamedTuple):
     target: int
 
 
+@dataclass
+class _Looked:
+    """The coordinator's database as it was looked at last; most looks at the disks find it unchanged."""
+
+    inode: int
+    connection: sqlite3.Connection
+    version: int = -1
+    kept: list[Kept] = field(default_factory=list)
+
+    def __del__(self) -> None:
+        self.connection.close()
+
+
+def _as_kept(rows: Iterable[Any]) -> list[Kept]:
+    return [Kept(Digest(bytes(digest)), target) for digest, target in rows]
+
+
 class Disks:
     """The nodes' disks, looked at behind their backs: which copies are right, and that none goes which is needed."""
 
@@ -75,17 +92,23 @@ class Disks:
         self._rotten: dict[tuple[str, Digest], None] = {}
         self._best: dict[Digest, int] = {}
         self._flipped: Counter[Digest] = Counter()
+        self._looked: _Looked | None = None
 
     def kept(self) -> list[Kept]:
         """What the coordinator's database has on record as kept, also while it is down."""
         kept = f"select digest, target from packs where state = {int(PackState.LIVE)} order by digest"  # noqa: S608
         if self._grid.database:
             with postgresql_engine(self._grid.database).connect() as server:
-                rows = [tuple(row) for row in server.exec_driver_sql(kept)]
-        else:
-            with closing(sqlite3.connect(self._grid.coordinator.data / "coordinator.db")) as connection:
-                rows = connection.execute(kept).fetchall()
-        return [Kept(Digest(bytes(digest)), target) for digest, target in rows]
+                return _as_kept(server.exec_driver_sql(kept))
+        path = self._grid.coordinator.data / "coordinator.db"
+        inode = path.stat().st_ino
+        if self._looked is None or self._looked.inode != inode:
+            self._looked = _Looked(inode, sqlite3.connect(path))
+        looked = self._looked
+        version = looked.connection.execute("pragma data_version").fetchone()[0]
+        if looked.version != version:  # somebody else has committed since
+            looked.version, looked.kept = version, _as_kept(looked.connection.execute(kept))
+        return looked.kept
 
     def path(self, node: Process, digest: Digest) -> str:
         text = str(digest)
