@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from holdfast.wire.network import TcpNetwork
 WRITERS = 4
 SIZES = (128, 700, 4096, 60_000, 90_000, 300_000)
 QUEUED_SIZES = (10, 20_000)  # within its row, and in a file of its own
+PUT_GONE, TRASH_GONE, BODY_GONE = "a put is not there", "a deleted blob is not in trash", "its body is not right"
 WRITE_S_MAX = 5.0
 """On a machine so slow that the acknowledgements waited for do not come."""
 CUTS_OF_A_DISK = 25
@@ -48,20 +50,23 @@ class Found:
     acknowledged: int = 0
     deleted: int = 0
     queued: int = 0
+    queued_files: int = 0  # of them, bodies that have a file of their own
     lost: int = 0
     lost_queued: int = 0
     torn: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return (
             f"{self.cuts} cuts: {self.acknowledged} puts, {self.deleted} deletes and {self.queued} queued writes "
-            f"acknowledged; {self.lost + self.lost_queued} lost, {self.torn} torn {self.details[:5]}"
+            f"acknowledged; {self.lost + self.lost_queued} lost {dict(self.kinds)}, {self.torn} torn {self.details[:5]}"
         )
 
     def check(self, right: bool, what: str, digest: Digest) -> None:
         if not right:
             self.lost += 1
+            self.kinds[what] += 1
             self.details.append(f"cut {self.cuts}: {what}: {digest}")
 
 
@@ -124,6 +129,7 @@ class Machine:
         self.found.acknowledged += len(told.kept) + len(told.trashed)
         self.found.deleted += len(told.trashed)
         self.found.queued += len(told.queued)
+        self.found.queued_files += sum(len(body) == max(QUEUED_SIZES) for body in told.queued.values())
         self.found.torn += await asyncio.to_thread(self._torn)
         await self._start()
         await self._compare(told)
@@ -233,11 +239,11 @@ class Machine:
                 found = len(await house.get(digest))
             except HoldfastError:
                 found = -1
-            self.found.check(found == size, "a put is not there", digest)
+            self.found.check(found == size, PUT_GONE, digest)
         trash = {entry.digest: entry.size for entry in house.running.store.trash()}  # type: ignore[attr-defined]
         for digest, size in told.trashed.items():
             self.found.check(await self._refused(house, digest), "a delete was undone", digest)
-            self.found.check(trash.get(digest) == size, "a deleted blob is not in trash", digest)
+            self.found.check(trash.get(digest) == size, TRASH_GONE, digest)
         for digest in told.going:
             there = digest in trash or not await self._refused(house, digest)
             self.found.check(there, "a blob is neither here nor in trash", digest)
@@ -261,5 +267,6 @@ class Machine:
                     kept = bytes(await collect(entry.open(), len(body)))
             if kept != body:
                 self.found.lost_queued += 1
-                state = "not there" if entry is None else "its body is not right"
+                state = "not there" if entry is None else BODY_GONE
+                self.found.kinds[state] += 1
                 self.found.details.append(f"cut {self.found.cuts}: queued write {sequence}: {state}")

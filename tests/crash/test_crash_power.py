@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.loop_disk import FileSystem, LoopDisk, need
-from tests.crash.machine import Found, Machine
+from tests.crash.machine import BODY_GONE, PUT_GONE, TRASH_GONE, Found, Machine
 
 from holdfast.files import Files, OsFiles
 
@@ -81,7 +81,15 @@ async def test_without_the_directory_sync_some_are_lost(
 async def test_without_the_file_sync_all_are_lost(
     kind: FileSystem, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """Every blob that was put, every one that was moved to trash, every queued body that has a file of its own.
+
+    Their names are there, synced with their directories, but no bytes: both file systems find room for them only when
+    they are written back, which begins after 30 s, and a cut comes within 5. What is queued in its row stays, because
+    SQLite syncs its file past our seam.
+    """
     need(kind, tmp_path_factory)
     found = await cuts(LoopDisk(tmp_path, kind), CONTROL_ROUNDS, NoFileSync(), tmp_path / "node")
     print(f"{kind}: {found}")
-    assert found.lost >= 0.95 * (found.acknowledged - found.deleted), str(found)
+    lost = (found.kinds[PUT_GONE], found.kinds[TRASH_GONE], found.kinds[BODY_GONE], found.lost_queued)
+    all_ = (found.acknowledged - found.deleted, found.deleted, found.queued_files, found.queued_files)
+    assert lost == all_, str(found)

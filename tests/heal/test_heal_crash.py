@@ -116,13 +116,13 @@ async def sweep(grid: Grid, steps: Steps, once: Once) -> None:
         assert sum(hits) >= len(steps) // 2, "most kills came too late"
         return
     victim = next(one for one in [grid.coordinator, *grid.nodes] if one.name == steps)
-    late = hits = 0
+    late = kills = 0
     for step in itertools.count(1):
         hit = await once(step, victim)
-        hits, late = hits + hit, 0 if hit else late + 1
+        kills, late = kills + hit, 0 if hit else late + 1
         if late == TOO_LATE:
             break
-    print(f"{victim.name}: {hits} kills, the last before step {step - TOO_LATE}")
+    print(f"{victim.name}: {kills} kills, the last before step {step - TOO_LATE}")
 
 
 def depths(some: range) -> list[object]:

@@ -165,7 +165,7 @@ class House:
 
     async def start(self) -> Node:
         """The node runs, like a process that was just started."""
-        directory = self.directory
+        directory, membership = self.directory, Membership.load(self.path, files=self.files)
         stack = self._running = contextlib.AsyncExitStack()
         slow_clock: SlowClock = directory.load_clock()
         slow_clock.start(self.clock)
@@ -195,7 +195,7 @@ class House:
             directory,
             store=store,
             ledger=ledger,
-            membership=Membership.load(self.path, files=self.files),
+            membership=membership,
             http=http,
             network=self.network,
             settings=self.settings,
