@@ -124,7 +124,8 @@ async def test_one_that_hung_and_comes_back_changes_nothing(tmp_path: Path, post
             await until_told(network, standby.url)
             os.kill(first.pid, signal.SIGSTOP)
             try:
-                await until_works(standby, 90 * SLOWER)
+                took = await until_works(standby, 90 * SLOWER)
+                print(f"took over after {took:.2f} s")
                 await until_nodes_follow(network, 2)
                 await put_many(vault, contents, 3, 3)
                 stamps = postgres.sql("SELECT stamp, epoch FROM meta", name)

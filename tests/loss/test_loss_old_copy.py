@@ -119,6 +119,7 @@ def test_a_node_that_lies_about_the_position_stops_nobody_and_is_not_recovered_t
             app.heart._facts = lambda: msgspec.structs.replace(beat(), **claim, position=word)
             app.overview = lambda: msgspec.structs.replace(overview(), **claim)  # type: ignore[method-assign]
             app.membership.position = word
+            app.membership.revoked, app.membership.revocations = frozenset([(1 << 63) - 1]), (1 << 63) - 1
 
         vault = await grid.vault()
         await vault.put(b"one", "name")

@@ -18,6 +18,9 @@ from holdfast.metadata import queries_members, queries_recovery
 SERIALS_SKIPPED = 1000
 """Certificates that the lost database may have countersigned since."""
 
+BELIEVED_MAX = 1 << 48
+"""No node can bring a count to where it has no next number."""
+
 
 class Fallback(NamedTuple):
     """What the network is called and asks for when no reflog tells it."""
@@ -87,10 +90,10 @@ def merge_devices(connection: Connection, facts: Facts | None, survey: Survey, c
         [
             meta.revocations,
             facts.revocations if facts is not None else 0,
-            *(node.overview.revocations for node in survey.nodes.values()),
+            *(node.overview.revocations for node in survey.nodes.values() if node.overview.revocations < BELIEVED_MAX),
         ]
     )
-    revoked = {serial for node in survey.nodes.values() for serial in node.overview.revoked}
+    revoked = {serial for node in survey.nodes.values() for serial in node.overview.revoked if serial < BELIEVED_MAX}
     for device in facts.devices if facts is not None else ():
         if device.revoked is not None:
             revoked.add(open_countersigned(device.countersigned, coordinator)[1])

@@ -57,9 +57,9 @@ class InventoryQuery(Request, frozen=True, kw_only=True):
 
 
 class InventoryEntry(Answer, frozen=True, kw_only=True, array_like=True):
-    sequence: int
+    sequence: Count
     digest: Digest
-    size: int
+    size: Count
     vault: Id | None
     here: bool
 
@@ -72,8 +72,8 @@ class InventoryPage(Answer, frozen=True, kw_only=True):
     """
 
     entries: list[InventoryEntry]
-    sequence: int
-    count: int
+    sequence: Count
+    count: Count
     root: bytes
     prefixes: bytes = b""
     inner: bytes = b""
@@ -87,13 +87,13 @@ class NodeSpace(Answer, frozen=True, kw_only=True):
     ``reserve``: of the disk, left to others; ``free``: how large a put may be now.
     """
 
-    used: int
-    cached: int
-    trash: int
-    reclaimable: int
-    incoming: int
-    reserve: int
-    free: int
+    used: Count
+    cached: Count
+    trash: Count
+    reclaimable: Count
+    incoming: Count
+    reserve: Count
+    free: Count
 
     @property
     def stored(self) -> int:
@@ -113,19 +113,19 @@ class NodeOverview(Answer, frozen=True, kw_only=True):
     version: str
     store: bytes
     state: str
-    capacity: int
+    capacity: Count
     space: NodeSpace
-    blobs: int
-    sequence: int
-    epoch: int
-    commit: int
+    blobs: Count
+    sequence: Count
+    epoch: Count
+    commit: Count
     position: bytes = b""
     outbox_waiting: int = 0
     outbox_conflicts: int = 0
     domain: str = ""
     always_on: bool = False
-    revocations: int = 0
-    revoked: list[int] = []
+    revocations: Count = 0
+    revoked: list[Count] = []
 
 
 def bitmap(bits: list[bool]) -> bytes:
