@@ -8,10 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 
-
-@pytest.mark.timeout(120)
 def test_the_whole_story(tmp_path: Path) -> None:
     source = tmp_path / "my own file"
     source.write_bytes(bytes(range(256)) * 1000)

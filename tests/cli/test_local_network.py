@@ -15,7 +15,6 @@ def test_survive_leaves_two_to_spare() -> None:
     assert [survive_default(nodes) for nodes in range(1, 9)] == [0, 0, 1, 2, 3, 4, 4, 4]
 
 
-@pytest.mark.timeout(120)
 async def test_an_interrupted_start_is_continued_and_members_come_back(tmp_path: Path) -> None:
     (port,) = await assemble.free_ports(1)
     made = await assemble.init_coordinator(tmp_path / "coordinator", advertise=f"http://127.0.0.1:{port}", survive=0)

@@ -218,19 +218,20 @@ def judged_run(cases: list[Case] | str, test: str) -> Run:
     return Run(Ended.FAILED, message)
 
 
-def without_patches(tests: Sequence[str], copies: Copies) -> dict[str, Run]:
-    """Tests of one file as they stand."""
+def judge_all(mutants: Sequence[Mutant], copies: Copies) -> list[Judged]:
+    """Mutants whose tests are in one file: first the tests as they stand, then each with its patch."""
+    tests = list(dict.fromkeys(mutant.test for mutant in mutants))
     with copies.one() as copy:
         cases = run_tests(copy, tests, stop_at_first=False)
-    return {test: judged_run(cases, test) for test in tests}
+        return [judge(mutant, judged_run(cases, mutant.test), copy) for mutant in mutants]
 
 
-def judge(mutant: Mutant, plain: Run, copies: Copies) -> Judged:
+def judge(mutant: Mutant, plain: Run, copy: Path) -> Judged:
     """Runs the mutant's test with its patch; ``plain`` is the run without."""
     if plain.ended is not Ended.PASSED:
         return Judged(mutant, "fails without it", plain.why)
     try:
-        with copies.one() as copy, patched(copy, mutant):
+        with patched(copy, mutant):
             run = judged_run(run_tests(copy, [mutant.test], stop_at_first=True), mutant.test)
     except BadPatch as error:
         return Judged(mutant, "does not apply", str(error))
@@ -254,26 +255,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(mutants), end="")
         return 0
     began = time.monotonic()
-    by_file: dict[str, list[str]] = {}
-    for test in dict.fromkeys(mutant.test for mutant in mutants):
-        by_file.setdefault(test.partition("::")[0], []).append(test)
+    by_file: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        by_file.setdefault(mutant.test.partition("::")[0], []).append(mutant)
     width = max(len(mutant.name) for mutant in mutants)
-    print(f"{len(mutants)} mutants, {sum(map(len, by_file.values()))} tests; first without patches", flush=True)
+    print(f"{len(mutants)} mutants, their tests in {len(by_file)} files", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     judged: list[Judged] = []
     scratch = tempfile.TemporaryDirectory(prefix="holdfast-mutants-")
     copies = Copies(Path(scratch.name), options.jobs)
     threads = ThreadPoolExecutor(options.jobs)
     try:
-        plain: dict[str, Run] = {}
-        for runs in threads.map(without_patches, by_file.values(), repeat(copies)):
-            plain |= runs
-        for one in threads.map(judge, mutants, [plain[mutant.test] for mutant in mutants], repeat(copies)):
-            judged.append(one)
-            mutant = one.mutant
-            print(f"{mutant.name:{width}} | {mutant.promise} | {mutant.test} | {one.verdict}", flush=True)
-            if one.why and (options.verbose or not one.caught):
-                print(f"{'':{width}}   {one.why}", flush=True)
+        for judgements in threads.map(judge_all, by_file.values(), repeat(copies)):
+            judged += judgements
+            for one in judgements:
+                mutant = one.mutant
+                print(f"{mutant.name:{width}} | {mutant.promise} | {mutant.test} | {one.verdict}", flush=True)
+                if one.why and (options.verbose or not one.caught):
+                    print(f"{'':{width}}   {one.why}", flush=True)
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for group in list(_running):
