@@ -17,7 +17,7 @@ from holdfast.blob import Buffer
 from holdfast.clock import Clock, Randomness
 from holdfast.errors import BadConfig, Corrupt, HoldfastError, Unavailable
 from holdfast.files import Files, read_file
-from holdfast.outbox.entry import Entry
+from holdfast.outbox.entry import Entry, OpenBody
 from holdfast.outbox.http_entry import delete as delete
 from holdfast.outbox.http_entry import put as put
 from holdfast.outbox.http_signed import NodeDelivery
@@ -39,6 +39,8 @@ from holdfast.wire.foreign import Answer, ForeignHttp, origin
 SHOWN_BYTES_MAX = 1 << 20
 """Up to so many bytes a PUT is shown by reading it back, above by its length and validators."""
 TOKEN_BYTES_MAX = 64 << 10
+SMALL_BYTES_MAX = 64 << 10
+"""Up to so many bytes a body is read first, so that it goes out in one piece with the head of its request."""
 _NO_HEAD = frozenset({405, 501})
 
 
@@ -104,7 +106,9 @@ class HttpDelivery:
             if same:
                 return Delivered(present.base(entry.digest))
         headers = {**entry.payload["headers"], **access, **conditions(base)}
-        body = entry.open if entry.open is not None else b"" if method == "PUT" else None
+        body: Buffer | OpenBody | None = entry.open if entry.open is not None else b"" if method == "PUT" else None
+        if entry.open is not None and entry.size <= SMALL_BYTES_MAX:
+            body = b"".join([piece async for piece in entry.open()])
         answer = await self._foreign.send(method, url, headers, body, entry.size)
         found = verdict(
             answer.status, method=method, holdfast=False, retry_after_s=retry_after(answer.headers, self._clock.now())

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -134,10 +134,10 @@ class ForeignHttp:
                         failed.append(error)
                         raise
 
-                data: bytes | AsyncIterator[Buffer] | None = None
+                data: aiohttp.BytesPayload | AsyncIterator[Buffer] | None = None
                 if body is not None:
                     sent["content-length"] = str(size)
-                    data = slices(body) if callable(body) else bytes(body)
+                    data = slices(body) if callable(body) else _once()(bytes(body))
                 response = await self._open().request(
                     method, yarl.URL(url, encoded=True), data=data, headers=sent, allow_redirects=False
                 )
@@ -164,6 +164,20 @@ class ForeignHttp:
                 trust_env=False,
             )
         return self._session
+
+
+@cache
+def _once() -> type[aiohttp.BytesPayload]:
+    import aiohttp
+
+    class Once(aiohttp.BytesPayload):
+        """Bytes that aiohttp does not send a second time by itself: perhaps they arrived, and somebody must look."""
+
+        @property
+        def consumed(self) -> bool:
+            return True
+
+    return Once
 
 
 async def _body(response: aiohttp.ClientResponse, url: str) -> AsyncIterator[Buffer]:
