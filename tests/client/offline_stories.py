@@ -19,7 +19,7 @@ def grid_story(story: Story, tmp_path: Path, *, nodes: int = 3, survive: int = 1
     """Runs ``story`` on a network of its own, on virtual time."""
 
     async def main(loop: VirtualLoop) -> None:
-        async with Grid(loop, tmp_path / "grid", nodes=nodes, survive=survive) as grid:
+        async with Grid(loop, tmp_path / "grid", nodes=nodes, survive=survive, settings={"peer_check": 3600.0}) as grid:
             await story(grid, tmp_path)
 
     run(main, seed=seed, start_wall=time.time() + 1000, limit_s=7200)

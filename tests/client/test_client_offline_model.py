@@ -53,7 +53,7 @@ class Story:
         self.events: list[str] = []
 
     async def tell(self) -> None:
-        async with Grid(self.loop, self.path / "grid", nodes=3, survive=1) as grid:
+        async with Grid(self.loop, self.path / "grid", nodes=3, survive=1, settings={"peer_check": 3600.0}) as grid:
             self.grid = grid
             self.devices = [Device("laptop", None, await self.open("laptop", None))]
             for number in range(1, self.count):
