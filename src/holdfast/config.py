@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import ipaddress
@@ -313,7 +314,7 @@ class Config:
     ) -> Config:
         """As ``load``, of the bytes of a file; ``path`` is only its name."""
         home = path.parent
-        settings = [setting for table in TABLES for setting in settings_of(table, _settings_class(table))]
+        settings = _all_settings()
         written = _tables(data, path)
         _refuse_unknown(written, settings, path)
         found = {}
@@ -347,6 +348,11 @@ class Config:
     def all(self) -> Iterable[Found]:
         """Every setting, table by table."""
         return self._found.values()
+
+
+@functools.cache
+def _all_settings() -> list[Setting]:
+    return [setting for table in TABLES for setting in settings_of(table, _settings_class(table))]
 
 
 def _settings_class(table: str) -> type[Any]:
