@@ -222,7 +222,7 @@ def _write(
     named.update((vault, ref.keep) for vault, ref in view.replaced)
     fresh = sorted(named - keep_numbers.keys())
     changed = view.packs.maps[0]
-    packs_made, made = queries_packs.add_packs_and_keep_lists(
+    packs_made = queries_packs.add_packs(
         connection,
         [
             {"digest": pack.digest, "vault": pack.vault, "size": pack.size, "state": pack.state,
@@ -230,8 +230,8 @@ def _write(
             for pack in changed.values()
             if pack.number is None
         ],
-        [{"vault": vault, "digest": keep} for vault, keep in fresh],
     )  # fmt: skip
+    made = queries_packs.add_keep_lists(connection, [{"vault": vault, "digest": keep} for vault, keep in fresh])
     numbers = _write_packs(connection, changed, {Digest(d): n for d, n in packs_made.items()}, loaded, moves)
 
     def pack_number(digest: Digest) -> int:

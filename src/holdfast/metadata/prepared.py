@@ -103,7 +103,7 @@ def list_names(count: int) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=128)
 def insert(
-    dialect: str, table: Table, names: tuple[str, ...], keys: tuple[str, ...], update: tuple[str, ...],
+    dialect: str, table: Table, names: tuple[str, ...], keys: tuple[str, ...] = (), update: tuple[str, ...] = (),
     returning: tuple[str, ...] = (),
 ) -> Prepared:  # fmt: skip
     """Inserts one row, on PostgreSQL any number of rows, given as one array for each column.

@@ -104,21 +104,7 @@ def vault_packs(connection: Connection, vault: int, after: bytes, limit: int, *,
 
 def add_packs(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[bytes, int]:
     """Inserts new packs; their numbers by digest."""
-    return add_packs_and_keep_lists(connection, rows, ())[0]
-
-
-def add_packs_and_keep_lists(
-    connection: Connection, new_packs: Sequence[Mapping[str, Any]], keeps: Sequence[Mapping[str, Any]]
-) -> tuple[dict[bytes, int], dict[tuple[int, bytes], int]]:
-    """Inserts packs, and keep lists (vault, digest); the numbers of both."""
-    made, listed = add_rows(
-        connection,
-        [
-            (packs, ("digest", "number"), new_packs),
-            (keep_lists, ("vault", "digest", "number"), keeps),
-        ],
-    )
-    return {row.digest: row.number for row in made}, {(row.vault, row.digest): row.number for row in listed}
+    return {row["digest"]: number for row, number in zip(rows, add_rows(connection, packs, rows), strict=True)}
 
 
 def change_packs(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -167,7 +153,8 @@ def packs_kept(connection: Connection, keeps: Iterable[int]) -> dict[int, list[i
 
 def add_keep_lists(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, bytes], int]:
     """Inserts rows (vault, digest); their numbers."""
-    return add_packs_and_keep_lists(connection, (), rows)[1]
+    numbers = add_rows(connection, keep_lists, rows)
+    return {(row["vault"], row["digest"]): number for row, number in zip(rows, numbers, strict=True)}
 
 
 def add_keep_packs(connection: Connection, rows: Sequence[Mapping[str, int]]) -> None:

@@ -7,6 +7,7 @@ statement is executed at once.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -32,7 +33,13 @@ Question: TypeAlias = tuple[Executable, Parameters]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 _POSTED = "posted"
+_AHEAD = "ahead"
 _COMMIT = Prepared("COMMIT", None)
+_NEXT = Prepared(
+    "SELECT nextval(pg_get_serial_sequence($1, 'number')) FROM generate_series(1, $2)", tuple, ("table", "count")
+)
+
+NUMBERS_AHEAD = 256
 
 
 def ask(connection: Connection, questions: Sequence[Question], *, alone: bool = False) -> list[list[Any]]:
@@ -76,21 +83,28 @@ def _columns_of(rows: Rows, names: Iterable[str]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
 
 
-def add_rows(connection: Connection, inserts: Sequence[tuple[Table, tuple[str, ...], Rows]]) -> list[list[Any]]:
-    """Inserts the rows of each of ``inserts``, (table, the columns that it returns, rows); what they return."""
-    sent: list[Sent] = []
-    found: list[list[Any]] = [[] for _ in inserts]
-    for at, (table, returning, rows) in enumerate(inserts):
-        if not rows:
-            continue
-        names = tuple(rows[0])
-        prepared = insert(connection.dialect.name, table, names, (), (), returning)
-        if is_postgresql(connection):
-            sent.append(Sent(prepared, _columns_of(rows, names)))
-        else:
-            found[at] = [made for row in rows for made in execute(connection, prepared, row)]
-    answers = iter(_send(connection, sent) if sent else ())
-    return [next(answers) if rows and is_postgresql(connection) else found[at] for at, (*_, rows) in enumerate(inserts)]
+def add_rows(connection: Connection, table: Table, rows: Rows) -> list[int]:
+    """Inserts new rows; the numbers that they get, in order."""
+    if not rows:
+        return []
+    if not is_postgresql(connection):
+        prepared = insert(connection.dialect.name, table, tuple(rows[0]), returning=("number",))
+        return [made.number for row in rows for made in execute(connection, prepared, row)]
+    numbers = _numbers(connection, table, len(rows))
+    post_rows(connection, table, [{**row, "number": number} for row, number in zip(rows, numbers, strict=True)])
+    return numbers
+
+
+def _numbers(connection: Connection, table: Table, count: int) -> list[int]:
+    """Numbers for new rows on PostgreSQL. They are taken ahead, because to wait for them is one more journey; those
+    that are not used in this connection's life are never used."""
+    ahead: dict[str, deque[int]] = connection.info.setdefault(_AHEAD, {})
+    numbers = ahead.setdefault(table.name, deque())
+    if len(numbers) < count:
+        names = {"table": table.name, "count": max(count, NUMBERS_AHEAD)}
+        [answer] = _journey(connection, [Sent(_NEXT, names)])
+        numbers.extend(row[0] for row in answer.rows)
+    return [numbers.popleft() for _ in range(count)]
 
 
 def finish(connection: Connection, fence: Prepared, parameters: Parameters) -> bool:
