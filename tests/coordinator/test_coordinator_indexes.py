@@ -18,20 +18,8 @@ WHOLE = ("WHERE tombstones.due IS NULL",)
 """Once a week a new chain of the reflog tells of all names that have ended, which are most of the table."""
 
 
-@pytest.fixture
-def database_url() -> str:
-    return ""  # SQLite tells its plan without looking at how many rows there are
-
-
-async def test_no_statement_of_a_commit_a_listing_or_collection_reads_a_whole_table(hall: Hall) -> None:
-    asked: dict[str, Any] = {}
-
-    def statement(connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
-        if text.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")):
-            asked.setdefault(text, parameters[0] if many else parameters)
-
-    engine = hall.coordinator.state.database._below._engine  # type: ignore[attr-defined]
-    event.listen(engine, "before_cursor_execute", statement)
+async def ask_much(hall: Hall) -> None:
+    """What commits, reads, listings and collection ask."""
     owner = hall.owner
     first = owner.write("name", [digest_of("one")])
     assert await owner.states([first], packs=[hall.pack("one")]) == [["committed"]]
@@ -49,6 +37,8 @@ async def test_no_statement_of_a_commit_a_listing_or_collection_reads_a_whole_ta
         queries_refs.shrink_tombstones(connection, 0.0, 10, 4)
         queries_packs.packs_by_number(connection, [1])
         queries_packs.packs_kept(connection, [1])
+        queries_packs.vault_packs(connection, 1, tag, 10)
+        queries_packs.vault_packs(connection, 1, tag, 10, unread=True)
         queries_packs.unplace(connection, [(1, 1)])
         queries_packs.drop_unused_keep_lists(connection, [1])
         queries_packs.lapsed_leases(connection, 0, 10)
@@ -59,6 +49,23 @@ async def test_no_statement_of_a_commit_a_listing_or_collection_reads_a_whole_ta
     await hall.run(collect.release, 1e9)
     await hall.run(collect.trash)
     await hall.run(collect.forget)
+
+
+@pytest.fixture
+def database_url() -> str:
+    return ""  # SQLite tells its plan without looking at how many rows there are
+
+
+async def test_no_statement_of_a_commit_a_listing_or_collection_reads_a_whole_table(hall: Hall) -> None:
+    asked: dict[str, Any] = {}
+
+    def statement(connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
+        if text.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH")):
+            asked.setdefault(text, parameters[0] if many else parameters)
+
+    engine = hall.coordinator.state.database._below._engine  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", statement)
+    await ask_much(hall)
     event.remove(engine, "before_cursor_execute", statement)
 
     def plans(connection: Connection) -> list[str]:
@@ -75,3 +82,14 @@ async def test_no_statement_of_a_commit_a_listing_or_collection_reads_a_whole_ta
 
     assert len(asked) > 30
     assert await hall.run(plans) == []
+
+
+async def test_a_page_of_a_vaults_packs_reads_no_others(hall: Hall) -> None:
+    def plan(connection: Connection) -> str:
+        asked: list[Any] = []
+        event.listen(connection, "before_cursor_execute", lambda _, cursor, *query: asked.append(query[:2]))
+        queries_packs.vault_packs(connection, 1, b"", 10)
+        [(text, parameters)] = asked
+        return str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters).all())
+
+    assert "(vault=? AND digest>?)" in await hall.run(plan)

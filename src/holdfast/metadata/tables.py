@@ -237,6 +237,7 @@ Index("ix_packs_lease_until", packs.c.lease_until, sqlite_where=packs.c.lease_un
       postgresql_where=packs.c.lease_until.is_not(None))  # fmt: skip
 Index("ix_packs_adopted", packs.c.vault, packs.c.digest, sqlite_where=packs.c.adopted == 1,
       postgresql_where=packs.c.adopted == 1)  # fmt: skip
+Index("ix_packs_vault_digest", packs.c.vault, packs.c.digest)
 Index("ix_packs_state", packs.c.state, sqlite_where=packs.c.state > 2, postgresql_where=packs.c.state > 2)
 
 placements = Table(
