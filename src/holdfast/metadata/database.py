@@ -24,7 +24,7 @@ from holdfast.pool import Pool
 P = ParamSpec("P")
 T = TypeVar("T")
 
-NEWEST = "0006"
+NEWEST = "0007"
 """The last of ``migrations/versions``."""
 
 SETTLE_WAIT_S = 0.5
