@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.wire.connections import Connections
+<<<<<<< HEAD
 from holdfast.wire.heads import HEAD_BYTES_MAX
 from holdfast.wire.http1 import BadAnswer, Ended, body_bytes, encode_head, parse_head
+=======
+from holdfast.wire.answer_head import BadAnswer, body_bytes, encode_head, parse_head
+from holdfast.wire.connections import Connections
+from holdfast.wire.heads import HEAD_BYTES_MAX
+from holdfast.wire.http1 import Ended
+>>>>>>> 2270ddf (A small request of the client costs half: one timer for a connection, no context managers, no task for each shard)
 from holdfast.wire.network import TcpNetwork
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

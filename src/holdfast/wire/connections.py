@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
-from holdfast.wire.http1 import Body, Ended, Head, Http1Connection
+from holdfast.wire.answer_head import Head
+from holdfast.wire.http1 import Body, Ended, Heard, Http1Connection
 from holdfast.wire.network import CONNECT_TIMEOUT_S, IDLE_CONNECTION_S, Network
 
 
@@ -30,6 +32,10 @@ class Answer:
     async def read_exactly(self, into: memoryview, stall_s: float) -> None:
         """The next ``len(into)`` bytes of the body; ValueError if there are not so many."""
         await self._connection.read_exactly(into, stall_s)
+
+    def here(self) -> bytes | None:
+        """The body, if all of it has come already."""
+        return self._connection.here()
 
     async def whole(self, stall_s: float) -> bytes:
         """The body. Bound ``size`` before."""
@@ -60,15 +66,22 @@ class _Server:
     def unused(self) -> bool:
         return not (self.idle or self._busy or self._opening or self._waiting)
 
+    def kept(self) -> Http1Connection | None:
+        """A connection that was in use before."""
+        while self.idle:
+            connection, _ = self.idle.pop()
+            if connection.finished:
+                self._busy[connection] = None
+                return connection
+            connection.abort()
+        return None
+
     async def take(self) -> tuple[Http1Connection, bool]:
         """A connection, and whether it was in use before. OSError or TimeoutError if there is none to be had."""
         while True:
-            while self.idle:
-                connection, _ = self.idle.pop()
-                if connection.finished:
-                    self._busy[connection] = None
-                    return connection, True
-                connection.abort()
+            connection = self.kept()
+            if connection is not None:
+                return connection, True
             if len(self._busy) + self._opening < self._owner.per_server:
                 break
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -150,8 +163,11 @@ class Connections:
         ask_first: bool = False,
         again: bool,
         stall_s: float,
+        within_s: float | None = None,
     ) -> Answer:
         """Sends a request to ``url`` (``http(s)://host:port``) and returns when the head of its answer is there.
+
+        ``within_s``: all of that takes no longer; ``stall_s``: no part of it does.
 
         A connection that was kept may have been closed by the server at the same moment; a request that may be sent
         ``again`` is then sent on a new one. OSError (BadAnswer, Ended) or TimeoutError, and what ``body`` raises.
@@ -159,10 +175,16 @@ class Connections:
         server = self._servers.get(url)
         if server is None:
             server = self._servers[url] = _Server(self, url)
+        end = math.inf if within_s is None else asyncio.get_running_loop().time() + within_s
         while True:
-            connection, used = await server.take()
+            connection, used = server.kept(), True
+            if connection is None:
+                async with asyncio.timeout_at(None if within_s is None else end):
+                    connection, used = await server.take()
             try:
-                head = await connection.exchange(method, where, headers, body, ask_first=ask_first, stall_s=stall_s)
+                head = await connection.exchange(
+                    method, where, headers, body, ask_first=ask_first, stall_s=stall_s, end=end
+                )
             except Ended as error:
                 connection.abort()
                 server.give_back(connection)
@@ -174,6 +196,27 @@ class Connections:
                 raise
             else:
                 return Answer(head, connection, server)
+
+    def tell(self, url: str, request: bytes, heard: Heard, *, stall_s: float) -> Callable[[], None] | None:
+        """Sends a whole request if a connection to ``url`` is free, else None: ``request`` opens one. ``heard`` hears
+        of the answer as for ``Http1Connection.tell``, unless what is returned is called before."""
+        server = self._servers.get(url)
+        connection = None if server is None else server.kept()
+        if server is None or connection is None:
+            return None
+
+        def end() -> None:
+            connection.hush()
+            server.give_back(connection)
+
+        def answered(answer: tuple[Head, bytes] | OSError) -> None:
+            if isinstance(answer, OSError):
+                connection.abort()
+            server.give_back(connection)
+            heard(answer)
+
+        connection.tell(request, answered, stall_s)
+        return end
 
     def close(self) -> None:
         """Ends all connections. May be called twice."""

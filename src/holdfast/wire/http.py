@@ -8,58 +8,40 @@ document is raised as the class it was made from.
 from __future__ import annotations
 
 import asyncio
-import functools
-import os
 import re
-import socket
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
-
-import msgspec
+from typing import Any, TypeVar
 
 from holdfast import errors
 from holdfast.auth import signing
 from holdfast.auth.documents import to_text
 from holdfast.auth.identity import Id, Identity
-from holdfast.blob import Buffer, Digest
+from holdfast.blob import Digest
 from holdfast.clock import Clock
 from holdfast.wire import messages as m
 from holdfast.wire import routes
+from holdfast.wire.address import Target, checked_url
+from holdfast.wire.blob_calls import BlobRead, SmallPut, blob_headers
+from holdfast.wire.bodies import STALL_S, Source, Span, good_body, sent_body, small_body
 from holdfast.wire.connections import Answer, Connections
-from holdfast.wire.http1 import BadAnswer, Body, Ended
+from holdfast.wire.http1 import Body
 from holdfast.wire.network import Network
 from holdfast.wire.routes import Route
 from holdfast.wire.throttle import Throttle
+from holdfast.wire.trouble import raise_ours
 
-ANSWER_BYTES_MAX = 32 << 20
-STALL_S = 10.0
-PIECE_BYTES = 256 << 10
-WHOLE_BODY_BYTES_MAX = 64 << 10
+__all__ = ["Exchange", "HttpClient", "Target", "checked_url"]
+
 EXPECT_BYTES_MIN = 1 << 20
 CLOCK_TOLERANCE_S = 2.0
-
-Span: TypeAlias = tuple[int, int | None]
-"""(start, stop) of a range; stop None means to the end. ``stores.protocol.Range`` is one."""
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
-_HOST = re.compile(r"[\w.:%~-]{1,255}")
 _EPOCH = re.compile(r"(\d{1,18})\.(\d{1,18})", re.ASCII)
 _EMPTY: Mapping[str, str] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Whom to ask, and where: ``url`` is ``http(s)://host:port`` without a path."""
-
-    id: Id
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,50 +51,6 @@ class Exchange:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-class RemoteBody:
-    """A blob's bytes from a node, not hashed. ``size``: bytes of this body; ``total``: bytes of the blob.
-
-    Either iterate, or ``read_into`` once. Unavailable or TimedOut when it breaks off.
-    """
-
-    def __init__(self, answer: Answer, total: int) -> None:
-        self.size = answer.size
-        self.total = total
-        self._answer = answer
-
-    async def __aiter__(self) -> AsyncIterator[Buffer]:
-        left = self.size
-        while left:
-            piece = memoryview(bytearray(min(left, PIECE_BYTES)))
-            with _network_errors("reading a blob"):
-                taken = await self._answer.read(piece, STALL_S)
-            left -= taken
-            yield piece[:taken]
-
-    async def read_into(self, memory: memoryview) -> None:
-        """All ``size`` bytes, straight into ``memory``, which is as long."""
-        with _network_errors("reading a blob"):
-            await self._answer.read_exactly(memory, STALL_S)
-
-
-@functools.lru_cache(maxsize=1024)
-def checked_url(text: str) -> str:
-    """A server's address in the one form used for signing; BadConfig if it is none, or holds a password or a path."""
-    try:
-        parts = urlsplit(text.strip())
-        port = parts.port
-    except ValueError as error:
-        raise errors.BadConfig(f"{text!r} is not a URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or _HOST.fullmatch(parts.hostname) is None:
-        raise errors.BadConfig(f"{text!r}: a URL of the form http://HOST:PORT is needed")
-    if parts.username or parts.password:
-        raise errors.BadConfig("a URL must not hold a user or password")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise errors.BadConfig(f"{text!r}: only http://HOST:PORT, no path")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{port}" if port else "")
 
 
 class HttpClient:
@@ -167,17 +105,14 @@ class HttpClient:
 
         A signed refusal by the clock source that shows that our time was wrong is followed by one more try.
         """
-        where = _filled(route.path, path)
+        where = route.where(path, message)
         body: bytes | None = None
-        if message is not None and route.method in ("POST", "PUT"):
-            body = m.encode(message)
-            if len(body) > route.bytes_max:
-                raise errors.TooLarge(f"a message has at most {route.bytes_max} bytes, this one {len(body)}")
-        elif message is not None:
-            query = urlencode(_query(message))
-            where += f"?{query}" if query else ""  # a bare "?" would be signed, but not sent
-        elif route.method in ("POST", "PUT") and route.request is not None:
-            raise AssertionError(f"{route.label} needs a message")
+        if route.method in ("POST", "PUT"):
+            assert message is not None or route.request is None, f"{route.label} needs a message"
+            if message is not None:
+                body = m.encode(message)
+                if len(body) > route.bytes_max:
+                    raise errors.TooLarge(f"a message has at most {route.bytes_max} bytes, this one {len(body)}")
         left, offset = tries if route.idempotent else 1, self._clock_offset
         while True:
             try:
@@ -210,14 +145,12 @@ class HttpClient:
             headers["content-type"] = "application/json"
         elif route.method not in ("GET", "HEAD"):
             headers["content-length"] = "0"  # as aiohttp sends it, so it is signed, too
-        first_byte_s = first_byte_s or route.first_byte_s
-        async with self._request(
-            target, route.method, where, headers, body, grant=grant, again=route.idempotent, first_byte_s=first_byte_s
-        ) as (answer, signature):
-            return await self._checked(answer, target, signature)
+        return await self._told(
+            target, route.method, where, headers, body,
+            grant=grant, again=route.idempotent, first_byte_s=first_byte_s or route.first_byte_s,
+        )  # fmt: skip
 
-    @asynccontextmanager
-    async def get_blob(
+    def get_blob(
         self,
         target: Target,
         digest: Digest,
@@ -225,19 +158,13 @@ class HttpClient:
         *,
         grant: bytes | None = None,
         headers: Mapping[str, str] = _EMPTY,
-    ) -> AsyncIterator[RemoteBody]:
+    ) -> BlobRead:
         """A blob or a range of it; nothing is hashed here. NotFound, Denied and the like on entering."""
-        headers = dict(headers)
+        sent = dict(headers)
         if range_ is not None:
             start, stop = range_
-            headers["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
-        async with self._request(
-            target, "GET", f"/v1/blobs/{digest}", headers, grant=grant, first_byte_s=routes.BLOB_GET.first_byte_s
-        ) as (answer, signature):
-            if answer.status not in (200, 206):
-                await self._checked(answer, target, signature)
-                raise errors.Unavailable(f"{target.url} answered {answer.status} to a blob read")
-            yield _remote_body(answer, range_)
+            sent["range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
+        return BlobRead(self, target, digest, range_, grant, sent)
 
     async def read_blob(
         self, target: Target, digest: Digest, range_: Span | None, *, size_max: int, grant: bytes | None = None
@@ -252,16 +179,15 @@ class HttpClient:
 
     async def head_blob(self, target: Target, digest: Digest, *, grant: bytes | None = None) -> int:
         """A blob's size, in bytes, as the node has signed it; NotFound, Denied and the like."""
-        async with self._request(
+        response, signature = await self._send(
             target, "HEAD", f"/v1/blobs/{digest}", {}, grant=grant, first_byte_s=routes.BLOB_HEAD.first_byte_s
-        ) as (response, signature):
-            answer = response.headers
+        )
+        response.close()
+        answer = response.headers
         try:
             created = signing.verify_answer(response.status, answer, signature, target.id)
         except errors.Unauthorized as error:
-            raise errors.Unavailable(
-                f"{target.url} answered {response.status}, but not as {target.id.short}: {error.detail}"
-            ) from error
+            raise _unsigned(target, response.status, error) from error
         self._learn(created, answer.get("holdfast-epoch", ""), target.id)
         if response.status != 200:
             raise errors.from_problem(response.status, "", f"{target.url} answered {response.status}", {})
@@ -275,7 +201,7 @@ class HttpClient:
         target: Target,
         digest: Digest,
         size: int,
-        body: Buffer | Callable[[], AsyncIterable[Buffer]],
+        body: Source,
         *,
         grant: bytes | None = None,
     ) -> bytes:
@@ -283,23 +209,28 @@ class HttpClient:
 
         A node that takes nothing for ten seconds is TimedOut.
         """
-        headers = {
-            "content-digest": signing.content_digest(digest),
-            "content-length": str(size),
-            "content-type": "application/octet-stream",
-        }
-        content: Body
-        if self._upload is not None:
-            content = self._throttled(body, self._upload)
-        elif size <= WHOLE_BODY_BYTES_MAX and not callable(body):
-            content = bytes(body)
-        else:
-            content = functools.partial(_sliced, body)
-        async with self._request(
-            target, "PUT", f"/v1/blobs/{digest}", headers, content, grant=grant, ask_first=size >= EXPECT_BYTES_MIN
-        ) as (answer, signature):
-            data = await self._checked(answer, target, signature)
+        headers = blob_headers(digest, size)
+        data = await self._told(
+            target, "PUT", f"/v1/blobs/{digest}", headers, sent_body(body, size, self._upload),
+            grant=grant, ask_first=size >= EXPECT_BYTES_MIN,
+        )  # fmt: skip
         return m.decode(data, m.BlobStored).receipt
+
+    def put_small(
+        self,
+        target: Target,
+        digest: Digest,
+        data: bytes,
+        heard: Callable[[bytes | Exception], None],
+        *,
+        grant: bytes | None = None,
+    ) -> SmallPut:
+        """As ``put_blob``, for at most ``WHOLE_BODY_BYTES_MAX`` bytes, without a task of its own while a connection is
+        free: ``heard`` is called later with the receipt's envelope, or with why there is none.
+
+        After ``end`` of what is returned nothing is heard.
+        """
+        return SmallPut(self, target, digest, data, heard, grant)
 
     async def exchange(
         self,
@@ -308,7 +239,7 @@ class HttpClient:
         where: str,
         *,
         headers: Mapping[str, str] = _EMPTY,
-        body: Callable[[], AsyncIterable[Buffer]] | None = None,
+        body: Source | None = None,
         size: int = 0,
         digest: Digest | None = None,
         grant: bytes | None = None,
@@ -323,22 +254,28 @@ class HttpClient:
             sent["content-length"] = str(size)
         elif method not in ("GET", "HEAD"):
             sent["content-length"] = "0"  # aiohttp sends it, so it must be signed
-        async with self._request(target, method, where, sent, body, grant=grant) as (response, signature):
-            data, answer = await self._signed(response, target, signature)
-        return Exchange(response.status, answer, data)
+        content = None if body is None else sent_body(body, size, None)
+        response, signature = await self._send(target, method, where, sent, content, grant=grant)
+        try:
+            data = await self._signed(response, target, signature)
+        finally:
+            response.close()
+        return Exchange(response.status, response.headers, data)
 
     async def health(self, url: str, *, timeout_s: float = STALL_S) -> m.Health:
         """What ``url`` says of itself, unsigned: only good for finding out who answers there."""
         base = checked_url(url)
-        with _network_errors(url):
+        try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._connections.request(
                     base, "GET", routes.HEALTH.path, {"host": base.partition("://")[2]}, again=True, stall_s=timeout_s
                 )
                 try:
-                    data = await _limited(answer)
+                    data = await small_body(answer)
                 finally:
                     answer.close()
+        except OSError as error:
+            raise_ours(url, error)
         try:
             return m.decode(data, m.Health)
         except errors.BadRequest as error:
@@ -348,8 +285,7 @@ class HttpClient:
         """Ends all connections; what is asked later is Unavailable. May be called twice."""
         self._connections.close()
 
-    @asynccontextmanager
-    async def _request(
+    async def _send(
         self,
         target: Target,
         method: str,
@@ -361,29 +297,20 @@ class HttpClient:
         ask_first: bool = False,
         again: bool = True,
         first_byte_s: float | None = None,
-    ) -> AsyncIterator[tuple[Answer, str]]:
-        """A signed request: its answer, and the signature that the answer answers.
+    ) -> tuple[Answer, str]:
+        """A signed request: its answer, to be closed, and the signature that the answer answers.
 
         TimedOut when the head is not there after ``first_byte_s``; without it, when nothing moves for ten seconds.
         """
-        url = self._sign(target, method, where, headers, grant)
-        with _network_errors(target.url):
-            async with asyncio.timeout(first_byte_s):
-                answer = await self._connections.request(
-                    url, method, where, headers, body, ask_first=ask_first, again=again, stall_s=first_byte_s or STALL_S
-                )
+        base = self._sign(target, method, where, headers, grant)
         try:
-            yield answer, headers["signature"]
-        finally:
-            answer.close()
-
-    def _throttled(self, body: Buffer | Callable[[], AsyncIterable[Buffer]], upload: Throttle) -> Body:
-        async def pieces() -> AsyncIterator[Buffer]:
-            async for piece in _sliced(body, upload.slice_bytes):
-                await upload.take(len(piece))
-                yield piece
-
-        return pieces
+            answer = await self._connections.request(
+                base, method, where, headers, body,
+                ask_first=ask_first, again=again, stall_s=first_byte_s or STALL_S, within_s=first_byte_s,
+            )  # fmt: skip
+        except OSError as error:
+            raise_ours(target.url, error)
+        return answer, headers["signature"]
 
     def _sign(self, target: Target, method: str, where: str, headers: dict[str, str], grant: bytes | None) -> str:
         base = checked_url(target.url)
@@ -394,29 +321,52 @@ class HttpClient:
         headers.update(signing.sign_request(self.identity, method, base + where, headers, self.time()))
         return base
 
-    async def _checked(self, response: Answer, target: Target, signature: str) -> bytes:
-        """The body of a signed 2xx answer; everything else is raised."""
-        body, _ = await self._signed(response, target, signature)
-        if 200 <= response.status < 300:
-            return body
-        problem = m.decode(body, m.Problem)
-        raise errors.from_problem(response.status, problem.type, problem.detail, problem.extra)
-
-    async def _signed(self, response: Answer, target: Target, signature: str) -> tuple[bytes, Mapping[str, str]]:
-        """The body and headers of a signed answer; Unavailable for any other."""
-        with _network_errors(target.url):
-            body = await _limited(response)
-        headers = response.headers
+    async def _told(
+        self,
+        target: Target,
+        method: str,
+        where: str,
+        headers: dict[str, str],
+        body: Body,
+        *,
+        grant: bytes | None,
+        ask_first: bool = False,
+        again: bool = True,
+        first_byte_s: float | None = None,
+    ) -> bytes:
+        """The body of the signed 2xx answer; everything else is raised."""
+        answer, signature = await self._send(
+            target, method, where, headers, body,
+            grant=grant, ask_first=ask_first, again=again, first_byte_s=first_byte_s,
+        )  # fmt: skip
         try:
-            created = signing.verify_answer(response.status, headers, signature, target.id)
+            return await self._checked(answer, target, signature)
+        finally:
+            answer.close()
+
+    async def _checked(self, answer: Answer, target: Target, signature: str) -> bytes:
+        """The body of a signed 2xx answer; everything else is raised."""
+        body = await self._signed(answer, target, signature)
+        return good_body(answer.status, body)
+
+    async def _signed(self, answer: Answer, target: Target, signature: str) -> bytes:
+        """The body of a signed answer; Unavailable for any other."""
+        try:
+            body = await small_body(answer)
+        except OSError as error:
+            raise_ours(target.url, error)
+        self._believe(answer.status, answer.headers, body, target, signature)
+        return body
+
+    def _believe(self, status: int, headers: Mapping[str, str], body: bytes, target: Target, signature: str) -> None:
+        """Returns if ``target`` has signed this answer to the request with that signature; Unavailable if not."""
+        try:
+            created = signing.verify_answer(status, headers, signature, target.id)
             if headers.get("content-digest") != signing.body_digest(body):
                 raise errors.Unauthorized("the answer's digest is not its body's")
         except errors.Unauthorized as error:
-            raise errors.Unavailable(
-                f"{target.url} answered {response.status}, but not as {target.id.short}: {error.detail}"
-            ) from error
+            raise _unsigned(target, status, error) from error
         self._learn(created, headers.get("holdfast-epoch", ""), target.id)
-        return body, headers
 
     def _learn(self, created: int, epoch: str, sender: Id) -> None:
         if sender == self._clock_source:
@@ -427,73 +377,5 @@ class HttpClient:
             self._clock_offset = offset if abs(offset) > CLOCK_TOLERANCE_S else 0.0
 
 
-def _filled(path: str, parts: Mapping[str, str]) -> str:
-    return path.format_map({name: quote(value, safe="") for name, value in parts.items()}) if parts else path
-
-
-def _query(message: Any) -> dict[str, str]:
-    fields = msgspec.to_builtins(message, enc_hook=str)
-    return {name: str(value) for name, value in fields.items() if value is not None}
-
-
-async def _limited(answer: Answer) -> bytes:
-    if answer.size > ANSWER_BYTES_MAX:
-        raise errors.Unavailable(f"an answer of {answer.size} bytes is more than this client takes")
-    async with asyncio.timeout(STALL_S):  # for all of it, or a byte now and then would hold us for ever
-        return await answer.whole(STALL_S)
-
-
-async def _sliced(
-    body: Buffer | Callable[[], AsyncIterable[Buffer]], slice_bytes: int = PIECE_BYTES
-) -> AsyncIterator[Buffer]:
-    if callable(body):
-        async for piece in body():
-            yield piece
-        return
-    view = memoryview(body)
-    for start in range(0, len(view), slice_bytes):
-        yield view[start : start + slice_bytes]
-
-
-def _remote_body(response: Answer, range_: Span | None) -> RemoteBody:
-    size = response.size
-    if response.status == 200:
-        if range_ is not None and range_ != (0, None) and range_ != (0, size):
-            raise errors.Unavailable("a range was asked for and a whole blob came")
-        return RemoteBody(response, size)
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if found is None or range_ is None:
-        raise errors.Unavailable("a part of a blob came that was not asked for")
-    first, last, total = int(found[1]), int(found[2]), int(found[3])
-    start, stop = range_
-    if first != start or last + 1 != (total if stop is None else min(stop, total)) or size != last + 1 - first:
-        raise errors.Unavailable("another range came than was asked for")
-    return RemoteBody(response, total)
-
-
-@contextmanager
-def _network_errors(where: str) -> Iterator[None]:
-    """Raises trouble on the way to ``where`` as ours; our own errors pass (some are OSErrors too)."""
-    try:
-        yield
-    except errors.HoldfastError:
-        raise
-    except TimeoutError as error:
-        raise errors.TimedOut(f"{where}: no answer in time") from error
-    except OSError as error:
-        raise errors.Unavailable(f"{where}: {_trouble(error)}") from error
-
-
-def _trouble(error: OSError) -> str:
-    """In a few words of ours: what the libraries say is long, and repeats the address."""
-    if isinstance(error, socket.gaierror):
-        return "no machine of this name is known"
-    if isinstance(error, ssl.SSLError):
-        return "no TLS connection could be made (is the certificate trusted here?)"
-    if isinstance(error, Ended):
-        return "the connection was closed without an answer" if error.untouched else "the answer broke off"
-    if isinstance(error, BadAnswer):
-        return f"what answers there does not speak HTTP as holdfast does ({error})"
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    return "the connection failed"
+def _unsigned(target: Target, status: int, error: errors.Unauthorized) -> errors.Unavailable:
+    return errors.Unavailable(f"{target.url} answered {status}, but not as {target.id.short}: {error.detail}")

@@ -7,25 +7,20 @@ Written for this project because a library's client cost more than all that a sm
 from __future__ import annotations
 
 import asyncio
-import re
+import math
 from collections.abc import AsyncIterable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from holdfast.blob import Buffer
-from holdfast.wire.heads import HEAD_BYTES_MAX, LENGTH, BadHead, encode_lines, parse_lines
+from holdfast.wire.answer_head import BadAnswer, Head, body_bytes, encode_head, parse_head
+from holdfast.wire.heads import HEAD_BYTES_MAX
 
 SLICE_BYTES = 256 << 10
 
 Body: TypeAlias = "bytes | Callable[[], AsyncIterable[Buffer]] | None"
 """What a request carries. A callable is asked for the same bytes again when they have to be sent again."""
-
-_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: .*)?")
-
-
-class BadAnswer(ConnectionError):
-    """What came is not an answer as this client takes it."""
-
+Heard: TypeAlias = "Callable[[tuple[Head, bytes] | OSError], None]"
+"""Hears a small answer, head and body, or why there is none; called by the event loop, so it must not raise."""
 
 class Ended(ConnectionError):
     """The other side closed the connection. ``untouched``: before it said anything."""
@@ -35,50 +30,11 @@ class Ended(ConnectionError):
         self.untouched = untouched
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Status line and fields of an answer. Field names are lower-case; of a repeated field the values are joined."""
-
-    status: int
-    headers: Mapping[str, str]
-    keep: bool
-    """Whether the connection may be used again after the body."""
-
-
-def parse_head(data: bytes) -> Head:
-    """The head of an answer, without the empty line that ends it; BadAnswer."""
-    try:
-        first, headers = parse_lines(data)
-    except BadHead as error:
-        raise BadAnswer(str(error)) from error
-    found = _STATUS.fullmatch(first)
-    if found is None:
-        raise BadAnswer("no HTTP/1.1 status line")
-    keep = found[1] == "1" and "close" not in headers.get("connection", "").lower()
-    return Head(int(found[2]), headers, keep)
-
-
-def body_bytes(method: str, head: Head) -> int:
-    """How many bytes follow this head (RFC 9112, section 6.3); BadAnswer if it does not say."""
-    if method == "HEAD" or head.status in (204, 304):
-        return 0
-    if "transfer-encoding" in head.headers:
-        raise BadAnswer("an answer in a transfer coding")
-    length = head.headers.get("content-length", "")
-    if LENGTH.fullmatch(length) is None:
-        raise BadAnswer("an answer without its length")
-    return int(length)
-
-
-def encode_head(method: str, where: str, headers: Mapping[str, str]) -> bytes:
-    """A request's head. ValueError for a line break or anything else than ASCII in it."""
-    return encode_lines(f"{method} {where} HTTP/1.1", headers)
-
-
 class Http1Connection(asyncio.BufferedProtocol):
     """Made by ``Connections``. One task at a time: ``exchange``, then the body, then ``finished`` says what it was.
 
-    Every wait ends with TimeoutError after ``stall_s`` seconds in which nothing moved.
+    Every wait ends with TimeoutError after ``stall_s`` seconds in which nothing moved. One timer serves all waits: it
+    looks when it fires whether anybody waits so long already, because one for each wait cost more than the wait.
     """
 
     def __init__(self, on_lost: Callable[[Http1Connection], None]) -> None:
@@ -90,8 +46,13 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._start = self._stop = 0
         self._sink: memoryview | None = None
         self._sunk = 0
+        self._heard: Heard | None = None
+        self._head: Head | None = None  # of the answer that is being heard
+        self._enough = 0  # so many bytes in the sink are worth waking the reader
         self._waiter: asyncio.Future[None] | None = None
-        self._moved = 0.0
+        self._stall_s = 0.0
+        self._due = self._end = math.inf  # when the wait under way is over
+        self._timer: asyncio.TimerHandle | None = None
         self._full = False
         self._paused = False
         self._lost: BaseException | None = None
@@ -108,6 +69,11 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = exc or ConnectionResetError("the connection was closed")
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._heard is not None:
+            self._tell(self._end_of_it())
         self._wake()
         self._on_lost(self)
 
@@ -129,10 +95,16 @@ class Http1Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._sink is not None:
             self._sunk += nbytes
+            if self._sunk < self._enough:
+                self._due = self._loop.time() + self._stall_s
+                return
             if self._sunk == len(self._sink):
                 self._sink = None
         else:
             self._stop += nbytes
+            if self._heard is not None:
+                self._listen()
+                return
             if self._stop == len(self._memory):
                 self._paused = True
                 self._transport.pause_reading()
@@ -155,14 +127,24 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
     async def exchange(
-        self, method: str, where: str, headers: Mapping[str, str], body: Body, *, ask_first: bool, stall_s: float
+        self,
+        method: str,
+        where: str,
+        headers: Mapping[str, str],
+        body: Body,
+        *,
+        ask_first: bool,
+        stall_s: float,
+        end: float = math.inf,
     ) -> Head:
-        """Sends a request, returns the head of its answer. ``ask_first``: the body waits for 100 Continue.
+        """Sends a request, returns the head of its answer. ``ask_first``: the body waits for 100 Continue; ``end``: the
+        loop's second at which the head must be there.
 
         Ended, OSError or TimeoutError from the network, BadAnswer, and what ``body`` raises.
         """
         self._start = self._stop = 0
         self._clean = False
+        self._end = end
         if ask_first:
             headers = {**headers, "expect": "100-continue"}
         head = encode_head(method, where, headers)
@@ -180,9 +162,54 @@ class Http1Connection(asyncio.BufferedProtocol):
             whole = await self._send(body, stall_s)
         while answer is None or answer.status < 200:
             answer = await self._answer(stall_s)
+        self._end = math.inf
         self._clean = whole and answer.keep
         self.left = body_bytes(method, answer)
         return answer
+
+    def tell(self, request: bytes, heard: Heard, stall_s: float) -> None:
+        """Sends a whole request, which is no HEAD; ``heard`` is called once with the answer, or after ``hush`` never.
+
+        For small messages of which many go out side by side: nobody waits here, so no task is needed for each. What is
+        heard is an error as for ``exchange``, or BadAnswer for an answer that is longer than a head may be.
+        """
+        self._start = self._stop = 0
+        self._clean = False
+        self._end = math.inf
+        self._head, self._heard = None, heard
+        self._stall_s = stall_s
+        self._due = self._loop.time() + stall_s
+        self._watch(self._due)
+        self._transport.write(request)
+
+    def hush(self) -> None:
+        """Ends what ``tell`` began, with its connection."""
+        self._heard = None
+        self.abort()
+
+    def _listen(self) -> None:
+        try:
+            while self._head is None or self._head.status < 200:
+                self._head = self._next_head()
+                if self._head is None:
+                    break
+                self.left = body_bytes("", self._head)
+        except BadAnswer as error:
+            self._tell(error)
+            return
+        body = None if self._head is None else self.here()
+        if self._head is not None and body is not None:
+            self._clean = self._head.keep
+            self._tell((self._head, body))
+        elif self._stop == len(self._memory):
+            self._tell(BadAnswer("an answer that is too long"))
+        else:
+            self._due = self._loop.time() + self._stall_s
+
+    def _tell(self, answer: tuple[Head, bytes] | OSError) -> None:
+        heard, self._heard = self._heard, None
+        assert heard is not None
+        heard(answer)
 
     async def _send(self, body: Body, stall_s: float) -> bool:
         """Sends a body slice by slice; False if the answer came before its end."""
@@ -206,16 +233,32 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     async def _answer(self, stall_s: float) -> Head:
         """The next head."""
-        while (end := self._bytes.find(b"\r\n\r\n", self._start, self._stop)) < 0:
+        while (head := self._next_head()) is None:
             if self._stop == len(self._memory):
                 raise BadAnswer("a header that is too long")
             self._check()
             await self._wait(stall_s)
+        return head
+
+    def _next_head(self) -> Head | None:
+        """It, if it has come already; BadAnswer."""
+        end = self._bytes.find(b"\r\n\r\n", self._start, self._stop)
+        if end < 0:
+            return None
         head = parse_head(bytes(self._memory[self._start : end]))
         self._start = end + 4
         return head
 
     # the body of its answer
+
+    def here(self) -> bytes | None:
+        """All of the body, if it has come already."""
+        if self._stop - self._start < self.left:
+            return None
+        data = bytes(self._memory[self._start : self._start + self.left])
+        self._start += self.left
+        self.left = 0
+        return data
 
     async def read(self, into: memoryview, stall_s: float) -> int:
         """Some of the body, at most ``len(into)`` bytes; 0 after its end."""
@@ -254,6 +297,7 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     async def _sinking(self, wanted: int, stall_s: float) -> None:
         """Until at least ``wanted`` bytes came straight to where the reader wants them."""
+        self._enough = wanted
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -270,25 +314,47 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def _check(self) -> None:
         if self._lost is not None:
-            if isinstance(self._lost, OSError) and not isinstance(self._lost, ConnectionResetError | BrokenPipeError):
-                raise self._lost
-            raise Ended("the connection was closed", untouched=self._stop == 0 and not self.left) from self._lost
+            raise self._end_of_it()
+
+    def _end_of_it(self) -> OSError:
+        """Why the connection is no more."""
+        if isinstance(self._lost, OSError) and not isinstance(self._lost, ConnectionResetError | BrokenPipeError):
+            return self._lost
+        ended = Ended("the connection was closed", untouched=self._stop == 0 and not self.left)
+        ended.__cause__ = self._lost
+        return ended
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     async def _wait(self, stall_s: float) -> None:
-        """Until something moves."""
-        waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(stall_s, _stalled, waiter)
+        """Until something moves that the one who waits must see."""
+        self._stall_s = stall_s
+        self._due = self._loop.time() + stall_s
+        self._watch(min(self._due, self._end))
+        self._waiter = self._loop.create_future()
         try:
-            await waiter
+            await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
 
+    def _watch(self, when: float) -> None:
+        """The timer fires then or before."""
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
 
-def _stalled(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError("nothing moved"))
+    def _look(self) -> None:
+        self._timer = None
+        if self._heard is None and (self._waiter is None or self._waiter.done()):
+            return
+        due = min(self._due, self._end)
+        if self._loop.time() < due:
+            self._watch(due)
+        elif self._heard is not None:
+            self._tell(TimeoutError("nothing moved"))
+        elif self._waiter is not None:
+            self._waiter.set_exception(TimeoutError("nothing moved"))

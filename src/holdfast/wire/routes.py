@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -43,6 +45,17 @@ class Route(Generic[Q, A]):
     def label(self) -> str:
         """For metrics and logs: no ids in it."""
         return f"{self.method} {self.path}"
+
+    def where(self, parts: Mapping[str, str], message: Any) -> str:
+        """The path with its ``parts``, and with what is asked in the query if the route has no body."""
+        where = self.path
+        if parts:
+            where = where.format_map({name: quote(value, safe="") for name, value in parts.items()})
+        if message is not None and self.method not in ("POST", "PUT"):
+            fields = msgspec.to_builtins(message, enc_hook=str)
+            query = urlencode({name: str(value) for name, value in fields.items() if value is not None})
+            where += f"?{query}" if query else ""  # a bare "?" would be signed, but not sent
+        return where
 
 
 COORDINATOR_FIRST_BYTE_S = 5.0

@@ -8,8 +8,11 @@ Never fewer receipts than the plan asks for: that is promise 1 of docs/design.md
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from holdfast import logs
 from holdfast.auth.identity import Id
@@ -19,6 +22,7 @@ from holdfast.client.reading.latency import Latency
 from holdfast.client.writing.plans import Plans, Slot
 from holdfast.clock import Clock
 from holdfast.errors import BadRequest, HoldfastError, NoSpace, Unavailable
+from holdfast.wire.bodies import WHOLE_BODY_BYTES_MAX
 from holdfast.wire.http import HttpClient, Target
 from holdfast.wire.messages import PlanNode
 
@@ -60,24 +64,6 @@ class ShardSender:
         finally:
             await sending.stop()
 
-    async def _put(self, node: PlanNode, digest: Digest, data: Buffer) -> bytes:
-        began = self._clock.monotonic()
-        self._latency.began(node.id)
-        try:
-            receipt = await self._http.put_blob(Target(node.id, node.url), digest, len(data), data, grant=node.grant)
-            if receipt.find(node.id) < 0 or receipt.find(digest) < 0:  # the coordinator checks all of it
-                raise BadRequest(f"{node.name} gave a receipt for something else")
-        except HoldfastError as error:
-            if not _is_old(error):
-                self._latency.failed(node.id, self._clock.monotonic())
-            _log.info("shard_failed", node=node.name, pack=str(digest), reason=error.detail)
-            raise
-        finally:
-            self._latency.ended(node.id)
-        if len(data) <= 64 << 10:
-            self._latency.first_byte(node.id, self._clock.monotonic() - began)
-        return receipt
-
 
 def _is_old(error: HoldfastError) -> bool:
     """Is it only that the grant is of an epoch that is over? Another coordinator has taken over since the plan."""
@@ -89,91 +75,151 @@ class _Sending:
 
     def __init__(self, sender: ShardSender, digest: Digest, data: Buffer, slot: Slot, plans: Plans) -> None:
         self._sender = sender
+        self._http = sender._http
+        self._latency = sender._latency
+        self._now = sender._clock.monotonic
         self._digest = digest
         self._data = data
+        self._small = bytes(data) if len(data) <= WHOLE_BODY_BYTES_MAX else None
         self._plans = plans
         self._wanted = slot.wanted
         self._least = slot.least
-        self._tasks: dict[asyncio.Task[bytes], PlanNode] = {}
+        self._under_way: dict[Id, tuple[PlanNode, Callable[[], object]]] = {}
+        """Nodes that are being sent to, each with what ends it."""
+        self._tasks: set[asyncio.Task[bytes]] = set()
         self._receipts: dict[Id, tuple[bytes, PlanNode]] = {}
         self._tried: set[Id] = set()
         self._reasons: dict[str, str] = {}
         self._errors: list[HoldfastError] = []
+        self._broken: Exception | None = None
         self._planned = 1
         self._left: deque[PlanNode] = deque()
         self._resting: set[Id] = set()
+        self._began = self._last = self._now()
+        self._typical = 0.0
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = math.inf
         self._queue(slot)
 
     async def run(self) -> Sent:
-        clock = self._sender._clock
-        began = last = clock.monotonic()
-        typical = 0.0
         while (missing := self._wanted - len(self._receipts)) > 0:
-            while len(self._tasks) < missing and (self._worth_a_try() or await self._more()):
+            if self._broken is not None:
+                raise self._broken
+            while len(self._under_way) < missing and (self._worth_a_try() or await self._more()):
                 self._begin()
-            if not self._tasks:
+            if not self._under_way:
                 if self._may_ask_again():
                     continue
                 break
-            patience = max(HEDGE_S_MIN, HEDGE_TIMES * typical)
-            wait: float | None = None
-            hedge = self._worth_a_try() and len(self._tasks) == missing and len(self._receipts) * 2 >= self._wanted
-            if hedge:
-                wait = max(began + patience - clock.monotonic(), 0.0)
-            elif len(self._receipts) >= self._least:
-                wait = max(last + patience - clock.monotonic(), 0.0)
-            done, _ = await asyncio.wait(self._tasks, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                slow = [node.name for node in self._tasks.values()]
-                if not hedge:
-                    _log.info("shard_settled", pack=str(self._digest), copies=len(self._receipts), slow=slow)
-                    break
-                _log.info("shard_hedged", pack=str(self._digest), slow=slow)
-                self._begin()
-                last = clock.monotonic()
-            for task in done:
-                node = self._tasks.pop(task)
-                error = task.exception()
-                if error is None:
-                    self._receipts[node.id] = (task.result(), node)
-                    last = clock.monotonic()
-                    typical = last - began
-                elif isinstance(error, HoldfastError):
-                    self._reasons[node.name] = reason_of(error.detail, node.url)
-                    self._errors.append(error)
-                    if _is_old(error):  # and so are all of this plan; the node itself is as good as before
-                        self._tried.discard(node.id)
-                        self._left.clear()
-                else:
-                    raise error
+            due, hedge = self._patience(missing)
+            if due > self._now():
+                await self._wait(due)
+                continue
+            slow = [node.name for node, _ in self._under_way.values()]
+            if not hedge:
+                _log.info("shard_settled", pack=str(self._digest), copies=len(self._receipts), slow=slow)
+                break
+            _log.info("shard_hedged", pack=str(self._digest), slow=slow)
+            self._begin()
+            self._last = self._now()
         if len(self._receipts) < self._least:
             raise self._failure()
         kept = list(self._receipts.values())
         return Sent(
-            self._digest, len(self._data), tuple(receipt for receipt, _ in kept), tuple(node for _, node in kept)
+            self._digest, len(self._data), tuple([receipt for receipt, _ in kept]), tuple([node for _, node in kept])
         )
 
     async def stop(self) -> None:
         """Ends what is still under way: the buffer is free afterwards."""
-        for task in self._tasks:
-            task.cancel()
+        for node, end in self._under_way.values():
+            self._latency.ended(node.id)
+            end()
+        self._under_way.clear()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self) -> None:
         node = self._left.popleft()
         self._tried.add(node.id)
-        self._tasks[asyncio.create_task(self._sender._put(node, self._digest, self._data))] = node
+        self._latency.began(node.id)
+        heard = partial(self._heard, node, self._now())
+        target = Target(node.id, node.url)
+        if self._small is not None:
+            end = self._http.put_small(target, self._digest, self._small, heard, grant=node.grant).end
+        else:
+            task = asyncio.create_task(
+                self._http.put_blob(target, self._digest, len(self._data), self._data, grant=node.grant)
+            )
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._task_ended, heard))
+            end = task.cancel
+        self._under_way[node.id] = node, end
+
+    def _task_ended(self, heard: Callable[[bytes | Exception], None], task: asyncio.Task[bytes]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            error = task.exception()
+            assert error is None or isinstance(error, Exception)
+            heard(task.result() if error is None else error)
+
+    def _heard(self, node: PlanNode, began: float, answer: bytes | Exception) -> None:
+        """A node has answered. Wakes ``run`` only if there is something to decide: once or twice for a pack."""
+        if self._under_way.pop(node.id, None) is None:
+            return
+        now = self._now()
+        self._latency.ended(node.id)
+        if isinstance(answer, bytes) and (answer.find(node.id) < 0 or answer.find(self._digest) < 0):
+            answer = BadRequest(f"{node.name} gave a receipt for something else")  # the coordinator checks all of it
+        if isinstance(answer, bytes):
+            if self._small is not None:
+                self._latency.first_byte(node.id, now - began)
+            self._receipts[node.id] = answer, node
+            self._last, self._typical = now, now - self._began
+            missing = self._wanted - len(self._receipts)
+            if 0 < missing <= len(self._under_way) and self._patience(missing)[0] >= self._due:
+                return
+        elif isinstance(answer, HoldfastError):
+            self._reasons[node.name] = reason_of(answer.detail, node.url)
+            self._errors.append(answer)
+            _log.info("shard_failed", node=node.name, pack=str(self._digest), reason=answer.detail)
+            if _is_old(answer):  # and so are all of this plan; the node itself is as good as before
+                self._tried.discard(node.id)
+                self._left.clear()
+            else:
+                self._latency.failed(node.id, now)
+        else:
+            self._broken = answer
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _patience(self, missing: int) -> tuple[float, bool]:
+        """(when it is time for something else, whether that is another candidate beside those under way)."""
+        patience = max(HEDGE_S_MIN, HEDGE_TIMES * self._typical)
+        if self._worth_a_try() and len(self._under_way) == missing and len(self._receipts) * 2 >= self._wanted:
+            return self._began + patience, True
+        return (self._last + patience if len(self._receipts) >= self._least else math.inf), False
+
+    async def _wait(self, due: float) -> None:
+        """Until there is something to decide, or it is ``due``."""
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = None if due == math.inf else loop.call_later(due - self._now(), _wake, waiter)
+        self._due = due
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
 
     def _queue(self, slot: Slot) -> None:
-        latency = self._sender._latency
         waiting = {node.id: node for node in (*slot.candidates, *self._left) if node.id not in self._tried}
-        self._resting = set(latency.resting(waiting, self._sender._clock.monotonic()))
+        self._resting = set(self._latency.resting(waiting, self._now()))
         self._left = deque(sorted(waiting.values(), key=lambda node: node.id in self._resting))
 
     def _enough(self) -> bool:
         """Would the least be reached if all that is under way ends well, and do fewer than wanted do?"""
-        return self._least < self._wanted and len(self._tasks) + len(self._receipts) >= self._least
+        return self._least < self._wanted and len(self._under_way) + len(self._receipts) >= self._least
 
     def _worth_a_try(self) -> bool:
         """Is there another candidate? Where fewer do, one that has failed a moment ago is none."""
@@ -195,7 +241,7 @@ class _Sending:
         try:
             slot = await self._plans.instead(len(self._data), failed)
         except HoldfastError as error:
-            if not self._tasks:
+            if not self._under_way:
                 self._errors.append(error)
             self._planned = PLANS_MAX
             return False
@@ -208,3 +254,8 @@ class _Sending:
         if self._errors and all(isinstance(error, NoSpace) for error in self._errors):
             return NoSpace(text)
         return Unavailable(text)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
