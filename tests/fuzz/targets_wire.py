@@ -23,7 +23,7 @@ from holdfast.outbox import http_state
 from holdfast.peers import discovery, manifest
 from holdfast.stores import url as store_url
 from holdfast.stores.nats import layout as nats_layout
-from holdfast.wire import foreign, http1, routes
+from holdfast.wire import answer_head, foreign, routes
 from holdfast.wire import messages as m
 from holdfast.wire.http import checked_url
 from holdfast.wire.routes import Route
@@ -158,9 +158,9 @@ def _state(data: bytes) -> bytes | None:
 
 
 def _head(data: bytes) -> bytes | None:
-    head = http1.parse_head(data)
+    head = answer_head.parse_head(data)
     for method in ("GET", "HEAD"):
-        assert 0 <= http1.body_bytes(method, head) < 10**18
+        assert 0 <= answer_head.body_bytes(method, head) < 10**18
     assert all("\r" not in text and "\n" not in text for pair in head.headers.items() for text in pair)
     return None
 
@@ -285,7 +285,7 @@ TARGETS = (
         "http-head",
         [HEAD],
         _head,
-        (http1.BadAnswer,),
+        (answer_head.BadAnswer,),
         words=(b"\r\n", b"HTTP/1.1 ", b"Transfer-Encoding: chunked", b": "),
         bytes_max=16384,
     ),

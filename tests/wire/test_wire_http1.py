@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.wire.connections import Connections
-<<<<<<< HEAD
-from holdfast.wire.heads import HEAD_BYTES_MAX
-from holdfast.wire.http1 import BadAnswer, Ended, body_bytes, encode_head, parse_head
-=======
-from holdfast.wire.answer_head import BadAnswer, body_bytes, encode_head, parse_head
+from holdfast.wire.answer_head import BadAnswer, Head, body_bytes, encode_head, parse_head
 from holdfast.wire.connections import Connections
 from holdfast.wire.heads import HEAD_BYTES_MAX
 from holdfast.wire.http1 import Ended
->>>>>>> 2270ddf (A small request of the client costs half: one timer for a connection, no context managers, no task for each shard)
 from holdfast.wire.network import TcpNetwork
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -304,3 +298,81 @@ def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
     assert 100 <= found.status <= 599
     assert size >= 0
     assert all(name == name.lower() and "\n" not in name + value for name, value in found.headers.items())
+
+
+Answered = tuple[Head, bytes] | OSError
+
+
+async def told(connections: Connections, url: str, *, stall_s: float = 5.0) -> Answered:
+    """What is heard of a request that goes out on a connection that was kept."""
+    assert await get(connections, url) == b"ok"
+    heard: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+    assert connections.tell(url, b"GET / HTTP/1.1\r\n\r\n", heard.set_result, stall_s=stall_s) is not None
+    return await heard
+
+
+async def test_a_whole_answer_is_heard_in_whatever_pieces_it_comes() -> None:
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(OK)
+        await head(reader)
+        for at in range(len(OK)):
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" if at == 0 else b"")
+            writer.write(OK[at : at + 1])
+            await writer.drain()
+            await asyncio.sleep(0)
+        await head(reader)
+        writer.write(OK)
+        await reader.read()
+
+    async with against(slowly) as (connections, url, opened):
+        assert connections.tell(url, b"", lambda answer: None, stall_s=1.0) is None  # nothing is open yet
+        answer = await told(connections, url)
+        assert not isinstance(answer, OSError)
+        assert (answer[0].status, answer[1]) == (200, b"ok")
+        assert await get(connections, url) == b"ok"
+        assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "kind"),
+    [
+        (b"", Ended),
+        (OK[:-1], Ended),
+        (b"nonsense\r\n\r\n", BadAnswer),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (1 << 20) + bytes(1 << 20), BadAnswer),
+    ],
+)
+async def test_what_is_no_whole_answer_is_heard_of_and_closes_its_connection(
+    second: bytes, kind: type[OSError]
+) -> None:
+    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await head(reader)
+        writer.write(OK)
+        await head(reader)
+        writer.write(second)
+        await writer.drain()
+
+    async with against(twice, says(OK)) as (connections, url, opened):
+        answer = await told(connections, url)
+        assert isinstance(answer, kind)
+        assert not isinstance(answer, Ended) or answer.untouched == (not second)
+        assert await get(connections, url) == b"ok"
+        assert len(opened) == 2
+
+
+async def test_silence_and_the_client_s_end_are_heard_of_and_what_is_ended_is_not() -> None:
+    async with against(says(OK), says(OK), says(OK), per_server=1) as (connections, url, _):
+        assert isinstance(await told(connections, url, stall_s=0.05), TimeoutError)
+        assert await get(connections, url) == b"ok"
+        heard: list[object] = []
+        end = connections.tell(url, b"GET / HTTP/1.1\r\n\r\n", heard.append, stall_s=5.0)
+        assert end is not None
+        end()
+        assert await get(connections, url) == b"ok"
+        assert heard == []
+        assert connections.tell(url, b"GET / HTTP/1.1\r\n\r\n", heard.append, stall_s=5.0) is not None
+        connections.close()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [type(answer) for answer in heard] == [Ended]

@@ -1,4 +1,4 @@
-"""Single calls about a blob that are more than a question and its answer: a read to go on with, a put without a task."""
+"""Calls about one blob that are more than a question and its answer: a read to go on with, a put without a task."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ Body: TypeAlias = "bytes | Callable[[], AsyncIterable[Buffer]] | None"
 Heard: TypeAlias = "Callable[[tuple[Head, bytes] | OSError], None]"
 """Hears a small answer, head and body, or why there is none; called by the event loop, so it must not raise."""
 
+
 class Ended(ConnectionError):
     """The other side closed the connection. ``untouched``: before it said anything."""
 
@@ -189,11 +190,13 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def _listen(self) -> None:
         try:
-            while self._head is None or self._head.status < 200:
-                self._head = self._next_head()
-                if self._head is None:
+            while self._head is None:
+                head = self._next_head()
+                if head is None:
                     break
-                self.left = body_bytes("", self._head)
+                if head.status >= 200:
+                    self._head = head
+                    self.left = body_bytes("", head)
         except BadAnswer as error:
             self._tell(error)
             return
