@@ -151,6 +151,7 @@ class Coordinator:
         add(routes.COMMIT, packs.commit)
         add(routes.REFS, refs.page)
         add(routes.REF, refs.ref)
+        add(routes.REFS_FIND, refs.find)
         add(routes.REF_HISTORY, refs.history)
         add(routes.VAULT_PACKS, refs.vault_packs)
         add(routes.PACKS_READ, packs.read)

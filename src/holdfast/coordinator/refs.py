@@ -100,6 +100,41 @@ class Refs:
         keep = keep_list(pack.digest for pack in packs.values())
         return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes, unread=unread)
 
+    async def find(self, call: Call, request: m.RefsQuestion) -> m.RefsAnswer:
+        """Many refs at once; as ``ref``, but a name that is not there is no error."""
+        vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
+
+        def read(connection: Connection) -> tuple[dict[bytes, Any], dict[bytes, Any], dict[int, list[int]], Any]:
+            rows = {row.tag: row for row in queries_refs.refs_by_tag(connection, vault.number, request.tags)}
+            missing = [tag for tag in request.tags if tag not in rows]
+            shrunk = {row.tag: row for row in queries_refs.shrunk(connection, vault.number, missing)} if missing else {}
+            kept = queries_packs.packs_kept(connection, {row.keep for row in rows.values()})
+            numbers = {number for some in kept.values() if len(some) <= PLACED_PACKS_MAX for number in some}
+            return rows, shrunk, kept, load_packs(connection, queries_packs.packs_by_number(connection, numbers))
+
+        rows, shrunk, kept, packs = await self._state.database.run(read)
+
+        def answer(tag: Digest) -> m.FoundRef:
+            if tag in shrunk:
+                return m.FoundRef(version=shrunk[tag].version, etag=Digest(shrunk[tag].etag))
+            if tag not in rows:
+                return m.FoundRef()
+            row = rows[tag]
+            numbers = kept.get(row.keep, [])
+            if len(numbers) > PLACED_PACKS_MAX:
+                return m.FoundRef(large=True)
+            return m.FoundRef(
+                record=row.record, keep=keep_list(packs[number].digest for number in numbers if number in packs)
+            )
+
+        places, nodes = self._placed(packs.values())
+        return m.RefsAnswer(
+            refs=[answer(tag) for tag in request.tags],
+            packs=places,
+            nodes=nodes,
+            unread=vault.number in self._state.unread,
+        )
+
     async def history(self, call: Call, request: None) -> m.RefHistory:
         """The present version and the kept ones, newest first; NotFound if there never was one."""
         vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from typing import Any
@@ -50,6 +51,9 @@ def _components(table: tuple[Route[Any, Any], ...]) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(
         ordered, schema_hook=_schema, ref_template="#/components/schemas/{name}"
     )
+    for component in components.values():
+        if "description" in component:  # releases of msgspec differ in the indentation of docstrings
+            component["description"] = inspect.cleandoc(component["description"])
     return dict(sorted(components.items()))
 
 

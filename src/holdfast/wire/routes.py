@@ -80,6 +80,7 @@ REGISTER = _coordinator("POST", "/v1/shards/register", m.RegisterRequest, m.Regi
 COMMIT = _coordinator("POST", "/v1/commit", m.CommitRequest, m.Committed)
 REFS = _coordinator("GET", "/v1/refs/{vault}", m.RefQuery, m.RefPage)
 REF: Route[None, m.RefAnswer] = _coordinator("GET", "/v1/refs/{vault}/{tag}", None, m.RefAnswer)
+REFS_FIND = _coordinator("POST", "/v1/refs/{vault}", m.RefsQuestion, m.RefsAnswer)
 REF_HISTORY: Route[None, m.RefHistory] = _coordinator("GET", "/v1/refs/{vault}/{tag}/history", None, m.RefHistory)
 VAULT_PACKS = _coordinator("GET", "/v1/vaults/{vault}/packs", m.VaultPacksQuery, m.VaultPacks)
 PACKS_READ = _coordinator("POST", "/v1/vaults/{vault}/packs/read", m.PacksRead, m.Empty)
@@ -126,8 +127,8 @@ EXCHANGE_ROUTES = (
 )  # fmt: skip
 
 COORDINATOR_ROUTES = (
-    HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REF_HISTORY,
-    VAULT_PACKS, PACKS_READ, POLICY, POLICY_CHANGE, ADDRESSES, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE,
+    HEALTH, JOIN, INVITES, DEVICES, REVOCATIONS, NODES, HEARTBEAT, PLAN, REGISTER, COMMIT, REFS, REF, REFS_FIND,
+    REF_HISTORY, VAULT_PACKS, PACKS_READ, POLICY, POLICY_CHANGE, ADDRESSES, STATUS, REPAIR, NODE_DRAIN, NODE_REMOVE,
     NODE_MAINTENANCE, TASKS, TASK_COMPLETE, TASK_RENEW, TASK_FAIL,
 )  # fmt: skip
 NODE_ROUTES = (

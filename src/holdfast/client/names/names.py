@@ -19,6 +19,7 @@ from holdfast.client.device.coordinators import Coordinators
 from holdfast.client.names.drafts import KnownRecipe, Present
 from holdfast.client.names.index import Index
 from holdfast.client.names.index_file import Batch, IndexFile, NodeRow, SeenRef
+from holdfast.client.names.questions import RefQuestions
 from holdfast.codec import paths, refs
 from holdfast.codec.keys import VaultKeys
 from holdfast.codec.refs import Ref, RefKind
@@ -69,6 +70,7 @@ class Names:
         self._coordinators = coordinators
         self._index = index
         self._pool = pool
+        self._questions = RefQuestions(coordinators, keys.vault)
         self._written: OrderedDict[Digest, tuple[Id, ...]] = OrderedDict()
 
     async def find(self, path: str, *, fresh: bool = False) -> Found:
@@ -85,7 +87,7 @@ class Names:
         """As ``find``, tombstones too; None for a name that never was."""
         tag = paths.name_tag(self._keys.name, path)
         try:
-            answer = await self._coordinators.ask(routes.REF, path={"vault": str(self._keys.vault), "tag": tag.hex()})
+            answer = await self._questions.ask(tag)
         except NotFound:
             seen = await self._index.ref(tag)
             if seen is not None and refs.parse_record(seen.record).clear.kind is not RefKind.TOMBSTONE:

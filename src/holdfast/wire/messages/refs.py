@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from holdfast.blob import Digest
-from holdfast.wire.messages.form import HAS_DIGESTS_MAX, PAGE_MAX, Answer, Request
+from holdfast.wire.messages.form import HAS_DIGESTS_MAX, PAGE_MAX, REFS_ASKED_MAX, Answer, Request
 from holdfast.wire.messages.nodes import NodeAddress
 
 
@@ -64,6 +64,34 @@ class RefAnswer(Answer, frozen=True, kw_only=True):
     etag: Digest | None = None
     record: bytes
     keep: bytes
+    packs: list[PackPlaces] = []
+    nodes: list[NodeAddress] = []
+    unread: bool = False
+
+
+class RefsQuestion(Request, frozen=True, kw_only=True):
+    """Names that are asked for together, by their tags."""
+
+    tags: Annotated[list[Digest], Meta(min_length=1, max_length=REFS_ASKED_MAX)]
+
+
+class FoundRef(Answer, frozen=True, kw_only=True):
+    """What ``RefAnswer`` says of one name, without places. Neither record nor version: there never was such a name.
+
+    ``large``: it needs so many packs that it is asked for alone.
+    """
+
+    version: int = 0
+    etag: Digest | None = None
+    record: bytes = b""
+    keep: bytes = b""
+    large: bool = False
+
+
+class RefsAnswer(Answer, frozen=True, kw_only=True):
+    """One for each tag, in the order asked; the places of all packs in their keep lists."""
+
+    refs: list[FoundRef]
     packs: list[PackPlaces] = []
     nodes: list[NodeAddress] = []
     unread: bool = False
