@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import unicodedata
 
@@ -9,8 +10,11 @@ from holdfast.errors import BadRequest
 
 PATH_BYTES_MAX = 4096
 PART_BYTES_MAX = 255
+NAMES_KEPT = 4096
+"""A name is looked at several times on its way, and its directory with each of its names."""
 
 
+@functools.lru_cache(NAMES_KEPT)
 def normalise(text: str) -> str:
     """The one form of a path: NFC, parts of 1 to 255 bytes of UTF-8 joined by one ``/``, at most 4,096 bytes.
 
@@ -50,11 +54,13 @@ def ancestors(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
+@functools.lru_cache(NAMES_KEPT)
 def name_tag(name_key: bytes, path: str) -> bytes:
     """32 bytes that stand for ``path``; ``name_key`` is ``VaultKeys.name``."""
     return hmac.digest(name_key, b"name\0" + path.encode("utf-8"), "sha256")
 
 
+@functools.lru_cache(NAMES_KEPT)
 def parent_tag(name_key: bytes, directory: str) -> bytes:
     """32 bytes that stand for "lies in ``directory``"; ``""`` is the root."""
     return hmac.digest(name_key, b"dir\0" + directory.encode("utf-8"), "sha256")

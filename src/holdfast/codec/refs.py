@@ -9,6 +9,7 @@ be rebuilt byte for byte from the pack that carries it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -77,6 +78,9 @@ SEALED_BYTES_MAX = 24 << 10
 RECORD_BYTES_MAX = CLEAR_BYTES + DIGEST_BYTES + NONCE_BYTES + SEALED_BYTES_MAX + SEAL_OVERHEAD
 REF_CHUNK_BYTES_MAX = SEALED_BYTES_MAX  # a chunk holds more than the fields that its record seals
 KEEP_PACKS_MAX = 1 << 20
+
+RECORDS_KEPT = 256
+"""A read opens the record that this device has, and then the coordinator's, which mostly is the same."""
 
 _LABEL = b"holdfast/1/ref"
 _GCM_NONCE = bytes(12)
@@ -164,6 +168,16 @@ def open_record(keys: VaultKeys, record: bytes, path: str | None) -> Ref:
 
     Whether its version is one that this device may go back to is for the caller to see.
     """
+    ref = _opened(keys, record)
+    if path is not None and (
+        not hmac.compare_digest(ref.clear.name_tag, paths.name_tag(keys.name, path)) or ref.sealed.path != path
+    ):
+        raise Corrupt("a ref for another name than the one asked")
+    return ref
+
+
+@functools.lru_cache(RECORDS_KEPT)
+def _opened(keys: VaultKeys, record: bytes) -> Ref:
     try:
         parsed = parse_record(record)
     except BadRequest as error:
@@ -171,8 +185,6 @@ def open_record(keys: VaultKeys, record: bytes, path: str | None) -> Ref:
     clear = parsed.clear
     if clear.vault != keys.vault:
         raise Corrupt(f"a ref of vault {clear.vault.short}, not of {keys.vault.short}")
-    if path is not None and not hmac.compare_digest(clear.name_tag, paths.name_tag(keys.name, path)):
-        raise Corrupt("a ref for another name than the one asked")
     cipher = AESGCM(_key(keys, clear.generation, parsed.nonce))
     try:
         plaintext = cipher.decrypt(_GCM_NONCE, parsed.sealed, record[: CLEAR_BYTES + DIGEST_BYTES])
@@ -180,8 +192,6 @@ def open_record(keys: VaultKeys, record: bytes, path: str | None) -> Ref:
         raise Corrupt("a ref's seal does not open") from error
     sealed = _read_sealed(_unpadded(plaintext))
     _corrupt_unless_right(keys, clear, sealed, whole=True)
-    if path is not None and sealed.path != path:
-        raise Corrupt("a ref for another name than the one asked")
     return Ref(clear, parsed.keep, sealed, etag(record))
 
 

@@ -21,6 +21,7 @@ from holdfast.pool import Pool
 
 BATCH_ROWS_MAX = 2000
 REFS_IN_MEMORY = 4096
+PLACES_IN_MEMORY = 4096
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Index:
         self._file: IndexFile | None = None
         self._pending = Batch()
         self._refs: OrderedDict[bytes, SeenRef] = OrderedDict()
+        self._places: OrderedDict[Digest, list[NodeRow]] = OrderedDict()
         self._closed = False
 
     @property
@@ -69,12 +71,18 @@ class Index:
             self._hold(tag, found)
         return found
 
+    def held(self, tag: bytes) -> SeenRef | None:
+        """What ``ref`` would find in memory. Never blocks."""
+        return self._refs.get(tag)
+
     def recent(self, tag: bytes) -> bool:
         """Whether ``ref`` would find it in memory. Never blocks."""
         return tag in self._refs
 
     async def places(self, packs: Sequence[Digest]) -> dict[Digest, list[NodeRow]]:
         """Who held these packs when it was last heard."""
+        if all(pack in self._places for pack in packs):
+            return {pack: self._places[pack] for pack in packs}
         return await self.run(lambda file: file.places(packs))
 
     async def write(self, batch: Batch) -> None:
@@ -92,6 +100,8 @@ class Index:
 
     async def forget_packs(self, digests: Sequence[Digest]) -> None:
         """These packs are gone: nothing is deduplicated against them any more."""
+        for digest in digests:
+            self._places.pop(digest, None)
         await self.run(lambda file: file.forget_packs(digests))
 
     async def close(self) -> None:
@@ -114,6 +124,13 @@ class Index:
             held = self._refs.get(tag)
             if held is None or held.version <= ref.version:
                 self._hold(tag, ref)
+
+        for pack, (_, holders) in batch.packs.items():
+            self._places.pop(pack, None)
+            if all(id_ in batch.nodes for id_ in holders):
+                self._places[pack] = [batch.nodes[id_] for id_ in holders]
+        while len(self._places) > PLACES_IN_MEMORY:
+            self._places.popitem(last=False)
 
     def _hold(self, tag: bytes, ref: SeenRef) -> None:
         self._refs[tag] = ref

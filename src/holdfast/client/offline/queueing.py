@@ -46,6 +46,9 @@ class UnsentIndex(Index):
     async def ref(self, tag: bytes) -> SeenRef | None:
         return (await self.run(lambda file: file.refs((tag,)))).get(tag)
 
+    def held(self, tag: bytes) -> SeenRef | None:
+        return None
+
     async def later(self, batch: Batch) -> None:
         await self._below.later(batch)
 

@@ -24,7 +24,7 @@ def commit_request(
     heard: tuple[int, int],
 ) -> m.CommitRequest:
     """Signed by the device over all etags in their order. ``heard``: the highest epoch and commit number known."""
-    etags = b"".join(refs.etag(change.record) for group in groups for change in group)
+    etags = b"".join([refs.etag(change.record) for group in groups for change in group])
     epoch, commit = heard
     return m.CommitRequest(
         vault=vault,

@@ -124,15 +124,15 @@ class FilePutter:
     ) -> Draft:
         """Stores bytes that come from memory or from a stream, which can be read once only."""
         whole = source if isinstance(source, bytes | bytearray | memoryview) else None
+        tag = refs.tags(self.uploader.keys, name)[0]
         for attempt in range(ATTEMPTS):
-            if whole is not None:
-                stored = await self._store_chunks(_slices(whole, options.chunk_bytes), name, options, attempt == 0)
+            if whole is not None and len(whole) <= min(SMALL_BYTES_MAX, options.chunk_bytes):
+                stored, seen = await self._store_small(whole, name, tag, options, attempt == 0)
+                seen = self.uploader.index.held(tag) or seen  # another put of the name may have ended meanwhile
             else:
-                assert not isinstance(source, bytes | bytearray | memoryview)
-                stored = await self._store_chunks(
-                    Chunker(options.chunk_bytes, CHUNKS_AHEAD + 1).cut(source), name, options
-                )
-            seen = await self.uploader.index.ref(refs.tags(self.uploader.keys, name)[0])
+                chunks = _cut(source, options.chunk_bytes) if whole is None else _slices(whole, options.chunk_bytes)
+                stored = await self._store_chunks(chunks, name, options, whole is None or attempt == 0)
+                seen = await self.uploader.index.ref(tag)
             attributes = Attributes(stored.size, mtime_ns, mode & 0o7777, None, dict(options.meta or {}))
             draft = self._draft(name, attributes, stored, options)
             try:
@@ -245,6 +245,36 @@ class FilePutter:
             batch.stats.append((directory, base, file_stat(state, stored.id)))
             await self.uploader.index.later(batch)
 
+    async def _store_small(
+        self, data: Buffer, name: str, tag: bytes, options: PutOptions, trust: bool
+    ) -> tuple[Content, SeenRef | None]:
+        """As ``_store_chunks``, of one chunk or none, with what the index has of the name: asked in one visit."""
+        uploader, size = self.uploader, len(data)
+        keys = uploader.chunk_keys
+        uploader.check_size(name, size, options.chunk_bytes)
+        salt = None if options.dedup else self._randomness.bytes(SALT_BYTES)
+        ids = [chunk_id(keys, data, salt)] if size else []
+        content = recipe.content_id(keys, ids)
+        known_ones = options.dedup and trust
+
+        def ask(file: IndexFile) -> tuple[dict[bytes, bytes], dict[bytes, ChunkPlace], SeenRef | None]:
+            places = file.chunks(ids) if known_ones else {}
+            return file.contents((content,)) if known_ones else {}, places, file.refs((tag,)).get(tag)
+
+        contents, places, seen = await uploader.index.run(ask)
+        self._counted(size, name)
+        known = KnownRecipe.decode(contents[content]) if content in contents else None
+        if known is not None and known.size == size:
+            return Content(content, size, known), seen
+        found: list[Chunk] = []
+        for id_ in ids:
+            if id_ in places:
+                found.append(await self.known_chunk(id_, data, places[id_]))
+            else:
+                found.append(await uploader.chunk(id_, data, salt))
+        made = await uploader.recipe(size, options.chunk_bytes, content, ids, found, salt)
+        return Content(content, size, made), seen
+
     async def _store_chunks(
         self, chunks: AsyncIterator[Buffer], name: str, options: PutOptions, trust: bool = True
     ) -> Content:
@@ -342,6 +372,11 @@ class FilePutter:
                     return
         finally:
             await asyncio.gather(coming, return_exceptions=True)  # nobody reads on when the file is closed
+
+
+def _cut(source: Buffer | AsyncIterable[Buffer], chunk_bytes: int) -> AsyncIterator[Buffer]:
+    assert not isinstance(source, bytes | bytearray | memoryview)
+    return Chunker(chunk_bytes, CHUNKS_AHEAD + 1).cut(source)
 
 
 async def _slices(data: Buffer, chunk_bytes: int) -> AsyncIterator[Buffer]:

@@ -238,7 +238,7 @@ class Uploader:
         finally:
             self._flushing = None
         try:
-            await self._packer.flush()
+            await self._packer.flush(own=True)
         except HoldfastError as error:
             self.broken = True
             self._fail_waiting(error)
@@ -453,7 +453,8 @@ class Uploader:
         assert draft.clear is not None
         # of a directory made on the way, another record may stand there: anything that is seen replaces version 0
         version = 0 if draft.ancestor else draft.clear.version
-        seen = SeenRef(version, refs.etag(draft.record), draft.record, draft.keep, draft.mark)
+        assert draft.etag is not None
+        seen = SeenRef(version, draft.etag, draft.record, draft.keep, draft.mark)
         batch.refs[draft.clear.name_tag] = (draft.clear.parent_tag, seen)
         if isinstance(draft.recipe, NewRecipe) and draft.content:
             known = draft.recipe.known()
