@@ -483,3 +483,25 @@ async def test_commits_at_the_same_moment_see_each_other(hall: Hall) -> None:
     assert sorted(result[0][0] for result in results) == ["committed"] + ["conflict"] * 19
     status = await owner.ask(routes.STATUS)
     assert (status.packs.total, status.packs.healthy, status.may_die) == (1, 1, 4)
+
+
+async def test_many_names_are_asked_for_at_once(hall: Hall) -> None:
+    """Each as if it was asked for alone; a name of very many packs only says so."""
+    owner = hall.owner
+    many = [digest_of(f"part {number}") for number in range(9)]
+    await owner.commit([owner.write("a", [digest_of("a")])], packs=[hall.pack("a")])
+    await owner.commit([owner.write("large", many)], packs=[hall.pack(f"part {number}") for number in range(9)])
+    tags = [Digest(tag_of(name)) for name in ("a", "nothing", "large", "a")]
+    answer = await owner.ask(routes.REFS_FIND, m.RefsQuestion(tags=tags), owner.path())
+    alone = await owner.ref("a")
+    first, nothing, large, again = answer.refs
+    assert (first.record, first.keep) == (again.record, again.keep) == (alone.record, alone.keep)
+    assert (nothing, large) == (m.FoundRef(), m.FoundRef(large=True))
+    assert (answer.packs, answer.nodes) == (alone.packs, alone.nodes)
+    for wrong in ([], [*tags * 16, tags[0]]):
+        with pytest.raises(BadRequest):
+            await owner.ask(routes.REFS_FIND, m.RefsQuestion(tags=wrong), owner.path())
+    other = Device(hall, hall.identity(), hall.identity())
+    await other.join(await owner.invite("user"))
+    with pytest.raises(Denied, match="does not belong"):
+        await other.ask(routes.REFS_FIND, m.RefsQuestion(tags=tags), owner.path())

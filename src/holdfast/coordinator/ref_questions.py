@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from holdfast.metadata import queries_refs
@@ -31,12 +32,19 @@ class RefQuestions:
 
     async def find(self, vault: int, tag: bytes) -> Found | None:
         """None if there never was such a name. Errors of ``Database.ask``."""
+        return await self._asked(vault, tag)
+
+    async def find_all(self, vault: int, tags: Sequence[bytes]) -> list[Found | None]:
+        """As ``find``, of each tag in their order."""
+        return list(await asyncio.gather(*[self._asked(vault, tag) for tag in tags]))
+
+    def _asked(self, vault: int, tag: bytes) -> asyncio.Future[Found | None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Found | None] = loop.create_future()
         self._waiting.append((vault, tag, future))
         if self._runner is None or self._runner.done():
             self._runner = loop.create_task(self._run(), name="ref questions")
-        return await future
+        return future
 
     async def _run(self) -> None:
         while self._waiting:

@@ -91,49 +91,28 @@ class Refs:
         row = found.row
         if found.packs is None:
             return m.RefAnswer(record=b"", keep=b"", version=row.version, etag=Digest(row.etag))
-        packs: dict[int, _Placed] = {}
-        for place in found.packs:
-            pack = packs.setdefault(place.number, _Placed(Digest(place.digest), place.size, []))
-            if place.node is not None:
-                pack.places.append(place.node)
-        places, nodes = self._placed(packs.values())
-        keep = keep_list(pack.digest for pack in packs.values())
+        packs = _packs_of(found.packs)
+        places, nodes = self._placed(packs)
+        keep = keep_list(pack.digest for pack in packs)
         return m.RefAnswer(record=row.record, keep=keep, packs=places, nodes=nodes, unread=unread)
 
     async def find(self, call: Call, request: m.RefsQuestion) -> m.RefsAnswer:
         """Many refs at once; as ``ref``, but a name that is not there is no error."""
         vault = self._state.access.require(call.caller, Id.parse(call.path["vault"]), READ)
-
-        def read(connection: Connection) -> tuple[dict[bytes, Any], dict[bytes, Any], dict[int, list[int]], Any]:
-            rows = {row.tag: row for row in queries_refs.refs_by_tag(connection, vault.number, request.tags)}
-            missing = [tag for tag in request.tags if tag not in rows]
-            shrunk = {row.tag: row for row in queries_refs.shrunk(connection, vault.number, missing)} if missing else {}
-            kept = queries_packs.packs_kept(connection, {row.keep for row in rows.values()})
-            numbers = {number for some in kept.values() if len(some) <= PLACED_PACKS_MAX for number in some}
-            return rows, shrunk, kept, load_packs(connection, queries_packs.packs_by_number(connection, numbers))
-
-        rows, shrunk, kept, packs = await self._state.database.run(read)
-
-        def answer(tag: Digest) -> m.FoundRef:
-            if tag in shrunk:
-                return m.FoundRef(version=shrunk[tag].version, etag=Digest(shrunk[tag].etag))
-            if tag not in rows:
-                return m.FoundRef()
-            row = rows[tag]
-            numbers = kept.get(row.keep, [])
-            if len(numbers) > PLACED_PACKS_MAX:
-                return m.FoundRef(large=True)
-            return m.FoundRef(
-                record=row.record, keep=keep_list(packs[number].digest for number in numbers if number in packs)
-            )
-
-        places, nodes = self._placed(packs.values())
-        return m.RefsAnswer(
-            refs=[answer(tag) for tag in request.tags],
-            packs=places,
-            nodes=nodes,
-            unread=vault.number in self._state.unread,
-        )
+        answers: list[m.FoundRef] = []
+        placed: dict[Digest, _Placed] = {}
+        for found in await self._questions.find_all(vault.number, request.tags):
+            if found is None:
+                answers.append(m.FoundRef())
+            elif found.packs is None:
+                answers.append(m.FoundRef(version=found.row.version, etag=Digest(found.row.etag)))
+            elif len(packs := _packs_of(found.packs)) > PLACED_PACKS_MAX:
+                answers.append(m.FoundRef(large=True))
+            else:
+                placed.update((pack.digest, pack) for pack in packs)
+                answers.append(m.FoundRef(record=found.row.record, keep=keep_list(pack.digest for pack in packs)))
+        places, nodes = self._placed(placed.values())
+        return m.RefsAnswer(refs=answers, packs=places, nodes=nodes, unread=vault.number in self._state.unread)
 
     async def history(self, call: Call, request: None) -> m.RefHistory:
         """The present version and the kept ones, newest first; NotFound if there never was one."""
@@ -190,3 +169,13 @@ class Refs:
         return places, [
             m.NodeAddress(id=node.id, name=node.name, url=node.url, up=live[node.number]) for node in addresses
         ]
+
+
+def _packs_of(rows: Iterable[Any]) -> list[_Placed]:
+    """The packs of a name's keep list, of ``ref_questions.Found``."""
+    packs: dict[int, _Placed] = {}
+    for row in rows:
+        pack = packs.setdefault(row.number, _Placed(Digest(row.digest), row.size, []))
+        if row.node is not None:
+            pack.places.append(row.node)
+    return list(packs.values())

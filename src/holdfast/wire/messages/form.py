@@ -16,7 +16,7 @@ PAGE_MAX = 1000
 PLAN_ITEMS_MAX = 256
 INVENTORY_PREFIXES_MAX = 512
 COMMIT_REFS_MAX = 1000
-REFS_ASKED_MAX = 256
+REFS_ASKED_MAX = 64
 HAS_DIGESTS_MAX = 4096
 
 NodeState: TypeAlias = Literal["up", "suspect", "down", "out", "draining", "maintenance", "read-only", "unreachable"]
