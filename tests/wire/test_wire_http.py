@@ -488,3 +488,35 @@ async def test_a_body_whose_sender_went_before_it_was_read_is_no_bug_of_ours(sen
             while not ended:  # noqa: ASYNC110 - the server's task is nobody's to wait for
                 await asyncio.sleep(0.01)
     assert isinstance(ended[0], errors.BadRequest)
+
+
+async def test_a_small_put_that_had_to_begin_anew_is_ended_like_any_other() -> None:
+    """On a kept connection that the server was closing, then on a new one, and then nobody wants it any more."""
+    health = m.encode(m.Health(status="ok", role="node", id=NODE.id, name="x", time=0.0, version="0"))
+    opened: list[asyncio.StreamWriter] = []
+    anew = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        if len(opened) > 1:
+            anew.set()
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(health) + health)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = HttpClient(identity=CLIENT, network=TcpNetwork(), clock=SystemClock())
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    assert (await client.health(url)).status == "ok"
+    heard: list[object] = []
+    end = client.put_small(Target(NODE.id, url), Digest.of(b"data"), b"data", heard.append).end
+    await anew.wait()
+    end()
+    await client.close()
+    await asyncio.sleep(0)
+    assert heard == []
+    for writer in opened:
+        writer.close()
+    server.close()

@@ -74,7 +74,7 @@ class BlobRead:
 class SmallPut:
     """One small put under way. Made by ``HttpClient.put_small``."""
 
-    __slots__ = ("_client", "_data", "_digest", "_grant", "_heard", "_signature", "_target", "end")
+    __slots__ = ("_client", "_data", "_digest", "_grant", "_heard", "_signature", "_stop", "_target")
 
     def __init__(
         self,
@@ -92,11 +92,15 @@ class SmallPut:
         self._heard = heard
         self._grant = grant
         self._signature = ""
-        self.end: Callable[[], object]
+        self._stop: Callable[[], object]
         try:
-            self.end = self._begun() or self._by_task()
+            self._stop = self._begun() or self._by_task()
         except Exception as error:  # what cannot even be sent is heard of like all else
-            self.end = asyncio.get_running_loop().call_soon(heard, error).cancel
+            self._stop = asyncio.get_running_loop().call_soon(heard, error).cancel
+
+    def end(self) -> None:
+        """Ends it; after that nothing is heard. Not after it was heard of."""
+        self._stop()
 
     def _begun(self) -> Callable[[], object] | None:
         """None if no connection is free, or if what is sent is limited."""
@@ -124,7 +128,7 @@ class SmallPut:
 
     def _answered(self, answer: tuple[Head, bytes] | OSError) -> None:
         if isinstance(answer, Ended) and answer.untouched:  # it was being closed: on a new connection
-            self.end = self._by_task()
+            self._stop = self._by_task()
             return
         try:
             if isinstance(answer, OSError):

@@ -144,6 +144,7 @@ class _Sending:
         self._latency.began(node.id)
         heard = partial(self._heard, node, self._now())
         target = Target(node.id, node.url)
+        end: Callable[[], object]
         if self._small is not None:
             end = self._http.put_small(target, self._digest, self._small, heard, grant=node.grant).end
         else:
