@@ -517,11 +517,12 @@ async def test_a_commit_that_fails_acknowledges_nobody(rig: QueueRig, monkeypatc
             raise NoSpace("the disk is full")  # where the commit would be
 
     monkeypatch.setattr(queue._core.file, "change", failing)
-    adding = [asyncio.ensure_future(queue.add(entry(f"k{number}"))) for number in range(3)]
+    adding = [asyncio.ensure_future(queue.add(entry(f"k{number}"), b"body")) for number in range(3)]
     await asyncio.sleep(0)
     adding[0].cancel()
     results = await asyncio.gather(*adding, return_exceptions=True)
     assert [type(found) for found in results[1:]] == [NoSpace, NoSpace]
+    assert queue._core.space.held == 0
     monkeypatch.undo()
     assert [found.keys for found in await queue.page()] == [("a",)]
     assert await queue.add(entry("b")) == 2

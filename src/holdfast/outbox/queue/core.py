@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -167,6 +167,8 @@ class QueueCore:
                     self.count()
         except Exception as error:
             found = [error] * len(group)
+            with suppress(HoldfastError):  # what was undone is not held
+                self.file.asked(self.count)
         results += found
 
     def count(self) -> None:

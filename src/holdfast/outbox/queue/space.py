@@ -26,8 +26,8 @@ def limit(total_max: int, free: int, held: int, *, critical: bool) -> int:
 class Space:
     """Bytes held and promised by one process. Use from one event loop.
 
-    ``held`` is set by whoever knows the table; other processes' promises are not seen, so each may go over the limit
-    by what it has under way.
+    ``held`` is set by whoever knows the table; other processes' promises are not seen, and their small entries only
+    now and then, so each may go over the limit by what it has under way and about a MiB.
     """
 
     def __init__(self, directory: Path, *, total_max: int, files: Files, pool: Pool) -> None:
