@@ -8,6 +8,7 @@ import functools
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -39,7 +40,29 @@ class _Answer(asyncio.Future[T]):
         return False
 
 
-_Job: TypeAlias = tuple[Callable[[], object], "_Answer[Any]", asyncio.AbstractEventLoop]
+class _Answers:
+    """On their way to one event loop: those that come together wake it once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._waiting: deque[tuple[_Answer[Any], object, BaseException | None]] = deque()
+        self._told = False
+
+    def add(self, answer: _Answer[Any], result: object, error: BaseException | None) -> None:
+        """In any thread."""
+        self._waiting.append((answer, result, error))
+        if not self._told:
+            self._told = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                self.loop.call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        self._told = False  # before the first is taken: what is added from now on tells the loop again
+        while self._waiting:
+            _settle(*self._waiting.popleft())
+
+
+_Job: TypeAlias = tuple[Callable[[], object], "_Answer[Any]", _Answers]
 
 
 class ThreadPool:
@@ -53,18 +76,21 @@ class ThreadPool:
         self._name = name
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._answers: _Answers | None = None  # to the event loop that asked last
         self._waiting = 0  # jobs that no worker has ended yet, as the event loops see it
         self._closed = False
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise RuntimeError("this pool is closed")
-        loop = asyncio.get_running_loop()
+        loop, answers = asyncio.get_running_loop(), self._answers
+        if answers is None or answers.loop is not loop:
+            answers = self._answers = _Answers(loop)
         answer: _Answer[T] = _Answer(loop=loop)
         self._waiting += 1
         if self._waiting > len(self._threads) < self.workers:
             self._begin()
-        self._jobs.put((functools.partial(function, *args, **kwargs), answer, loop))
+        self._jobs.put((functools.partial(function, *args, **kwargs), answer, answers))
         try:
             return await answer
         finally:
@@ -89,14 +115,13 @@ class ThreadPool:
 def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
     """One worker, until it is told to end."""
     while (job := jobs.get()) is not None:
-        function, answer, loop = job
+        function, answer, answers = job
         try:
             result, error = function(), None
         except BaseException as raised:
             result, error = None, raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            loop.call_soon_threadsafe(_settle, answer, result, error)
-        del job, function, answer, result, error  # nothing of it lives on while this thread waits
+        answers.add(answer, result, error)
+        del job, function, answer, answers, result, error  # nothing of it lives on while this thread waits
 
 
 def _settle(answer: _Answer[Any], result: object, error: BaseException | None) -> None:

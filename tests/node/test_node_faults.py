@@ -65,19 +65,21 @@ async def test_a_delete_of_what_a_failed_sync_left_in_doubt_is_refused(faulty: t
 
 @pytest.mark.parametrize("method", ["create", "write", "sync", "close", "link", "sync_directory"])
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, SHORT_WRITE])
+@pytest.mark.parametrize("size", [4096, 200_000], ids=["small", "large"])
 async def test_a_put_that_failed_is_kept_or_refused_when_it_is_sent_again(
-    faulty: tuple[House, FaultyFiles], method: str, error: int
+    faulty: tuple[House, FaultyFiles], method: str, error: int, size: int
 ) -> None:
     house, files = faulty
     if error == SHORT_WRITE and method != "write":
         return
-    data = pack(VAULT.id, 200_000)
+    data = pack(VAULT.id, size)
     digest = Digest.of(data)
     fault = files.set(Fault(method, error, below=house.store_path))
     for _ in range(3):
         try:
             receipt = await house.put(data)
         except HoldfastError:
+            assert await house.running.ledger.find(digest) is None, "the ledger claims what is not durable"
             continue
         assert house.running.store.poisoned is None, "a store that only reads has given a receipt"
         assert (await house.get(digest), receipt.size) == (data, len(data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import apsw
@@ -61,6 +61,63 @@ async def test_a_row_is_in_the_file_when_record_returns(tmp_path: Path) -> None:
         other = apsw.Connection(str(tmp_path / "ledger.db"), flags=apsw.SQLITE_OPEN_READONLY)
         assert other.execute("SELECT digest, sequence FROM blobs").fetchall() == [(bytes(DIGESTS[0]), sequence)]
         other.close()
+
+
+@contextlib.contextmanager
+def somebody_writes(ledger: Ledger) -> Iterator[None]:
+    with ledger._file._turn:
+        yield
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["free", "busy"])
+async def test_a_row_is_written_by_whoever_made_the_blob_durable(tmp_path: Path, busy: bool) -> None:
+    other = ThreadPool(1)
+    async with opened(tmp_path) as ledger:
+
+        async def work(write: Callable[[], None]) -> str:
+            with somebody_writes(ledger) if busy else contextlib.nullcontext():
+                await other.run(write)
+            row = ledger._file.find(DIGESTS[0])
+            assert (row is None) == busy
+            return "kept"
+
+        result, sequence = await ledger.record_with(DIGESTS[0], 10, VAULT.id, "vault", work)
+        row = ledger._file.find(DIGESTS[0])
+        assert row is not None
+        assert (result, sequence) == ("kept", row.sequence)
+        assert (ledger.sequence, ledger.held_bytes, ledger.roots.count) == (sequence, 10, 1)
+    other.close()
+
+
+async def test_rows_show_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+        later: list[asyncio.Task[int]] = []
+
+        async def work(write: Callable[[], None]) -> None:
+            write()
+            later.append(asyncio.create_task(ledger.record(DIGESTS[1], 1, VAULT.id)))
+            await asyncio.sleep(0)
+            assert ledger._flush is not None
+            await asyncio.wait([ledger._flush])
+            assert ledger._file.find(DIGESTS[1]) is not None
+            assert (ledger.sequence, ledger.roots.count) == (0, 0), "the sums lack what the sequence says"
+
+        _, first = await ledger.record_with(DIGESTS[0], 1, VAULT.id, "vault", work)
+        assert (first, await later[0]) == (1, 2)
+        assert (ledger.sequence, ledger.roots.count) == (2, 2)
+
+
+async def test_a_row_of_a_cancelled_caller_shows(tmp_path: Path) -> None:
+    async with opened(tmp_path) as ledger:
+
+        async def work(write: Callable[[], None]) -> None:
+            write()
+            raise asyncio.CancelledError
+
+        with pytest.raises(asyncio.CancelledError):
+            await ledger.record_with(DIGESTS[0], 1, VAULT.id, "vault", work)
+        assert (ledger.sequence, ledger.roots.count) == (1, 1)
+        assert await ledger.record(DIGESTS[1], 1, VAULT.id) == 2
 
 
 async def test_sequences_rise_over_restarts_losses_and_old_copies(tmp_path: Path) -> None:
@@ -181,10 +238,14 @@ async def test_after_a_failed_write_nothing_more_is_written(tmp_path: Path) -> N
         def fails(*_: object) -> None:
             raise apsw.IOError("disk I/O error")
 
-        good, ledger._file.write = ledger._file.write, fails  # type: ignore[method-assign,assignment]
+        good, ledger._file._write = ledger._file._write, fails  # type: ignore[method-assign,assignment]
+
+        async def work(write: Callable[[], None]) -> None:
+            write()
+
         with pytest.raises(StorePoisoned):
-            await ledger.record(DIGESTS[1], 1, VAULT.id)
-        ledger._file.write = good  # type: ignore[method-assign]
+            await ledger.record_with(DIGESTS[1], 1, VAULT.id, "vault", work)
+        ledger._file._write = good  # type: ignore[method-assign]
         with pytest.raises(StorePoisoned):
             await ledger.record(DIGESTS[1], 1, VAULT.id)
         assert await ledger.find(DIGESTS[0]) is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Literal
 
 from holdfast import logs
@@ -19,8 +18,10 @@ from holdfast.codec.pack import pack_vault
 from holdfast.errors import BadRequest, Conflict, HoldfastError, NotFound, StorePoisoned, TooManyRequests, Unavailable
 from holdfast.node.ledger.ledger import Ledger
 from holdfast.node.ledger.rows import SHARED, Entry, Kept
-from holdfast.node.store import NodeStore
+from holdfast.node.store import NodeStore, SmallPuts
 from holdfast.node.trash import TrashStore
+from holdfast.stores.disk.intake import gather
+from holdfast.stores.disk.read import SMALL_BYTES_MAX
 from holdfast.stores.disk.store import Verdict
 from holdfast.stores.protocol import Range, get_bytes
 
@@ -44,8 +45,9 @@ class Keeper:
         self.ledger = ledger
         self._slow_time = slow_time
         self._lost = lost
-        self._locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._turns: dict[Digest, _Turn] = {}
         self._removals = 0
+        self._small = store if isinstance(store, SmallPuts) else None
         self._verifying = asyncio.Semaphore(VERIFIES_AT_ONCE)
         self._verifies_waiting = 0
         self.reconciled = False
@@ -68,6 +70,8 @@ class Keeper:
 
         BadRequest if its header names another owner, and nothing is kept; else what ``Store.put`` raises.
         """
+        if size <= SMALL_BYTES_MAX and self._small is not None and self._small.fits(size):
+            return await self._put_small(self._small, digest, size, vault, body)
         removals = self._removals
         kept: Kept | None = None
 
@@ -88,6 +92,31 @@ class Keeper:
                 raise Unavailable("this blob was removed while it was being put; send it again")
             sequence = await self._record(digest, size, vault, kept)
         return sequence, stored.new
+
+    async def _put_small(
+        self, store: SmallPuts, digest: Digest, size: int, vault: Id, body: AsyncIterable[Buffer]
+    ) -> tuple[int, bool]:
+        """The body is read first, so that blob and row take one visit to a thread; no removal comes in between."""
+        data = b"".join(await gather(digest, size, body))
+        if len(data) < HEADER_BYTES:
+            raise BadRequest(f"a pack has at least {HEADER_BYTES} bytes")
+        kept = _check_owner(data[:OWNER_BYTES], vault)
+
+        durable = False
+
+        async def work(write_row: Callable[[], None]) -> bool:
+            nonlocal durable
+            stored = await store.put_small(digest, data, write_row)
+            durable = True
+            return stored.new
+
+        async with self._alone(digest):
+            try:
+                new, sequence = await self.ledger.record_with(digest, size, vault, kept, work)
+            except (HoldfastError, asyncio.CancelledError) as error:
+                self.leftovers |= durable or isinstance(error, asyncio.CancelledError)
+                raise
+        return sequence, new
 
     async def put_shared(self, digest: Digest, size: int, body: AsyncIterable[Buffer], kept: Kept) -> bool:
         """Keeps a blob for a manifest or in the cache; True if it is new. What ``Store.put`` raises."""
@@ -276,22 +305,41 @@ class Keeper:
             return None, "unknown"
         return _owner(await get_bytes(self.store, digest, Range(0, min(size, OWNER_BYTES))))
 
-    @asynccontextmanager
-    async def _alone(self, digest: Digest) -> AsyncIterator[None]:
+    def _alone(self, digest: Digest) -> _Turn:
         """One at a time for each digest."""
-        lock, users = self._locks.get(digest, (None, 0))
-        if lock is None:
-            lock = asyncio.Lock()
-        self._locks[digest] = (lock, users + 1)
+        turn = self._turns.get(digest)
+        if turn is None:
+            turn = self._turns[digest] = _Turn(self._turns, digest)
+        return turn
+
+
+class _Turn:
+    """A lock that is gone with its last user; a class, because generators cost more and puts are many."""
+
+    __slots__ = ("_digest", "_lock", "_turns", "_users")
+
+    def __init__(self, turns: dict[Digest, _Turn], digest: Digest) -> None:
+        self._turns = turns
+        self._digest = digest
+        self._lock = asyncio.Lock()
+        self._users = 0
+
+    async def __aenter__(self) -> None:
+        self._users += 1
         try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[digest]
-            if users == 1:
-                del self._locks[digest]
-            else:
-                self._locks[digest] = (lock, users - 1)
+            await self._lock.acquire()
+        except BaseException:
+            self._leave()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            del self._turns[self._digest]
 
 
 def _owner(header: bytes) -> tuple[Id | None, Kept]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from holdfast.blob import Digest
+from holdfast.blob import Buffer, Digest
 from holdfast.stores.disk.space import StoreSpace
 from holdfast.stores.disk.store import Verdict
-from holdfast.stores.protocol import OpenFile, Store
+from holdfast.stores.protocol import OpenFile, Store, Stored
 
 
 class NodeStore(Store, Protocol):
@@ -46,4 +46,17 @@ class NodeFiles(Protocol):
 
     async def open_file(self, digest: Digest, size: int | None = None) -> OpenFile:
         """NotFound if it is not there; with ``size``, Corrupt if the file has another one."""
+        ...
+
+
+@runtime_checkable
+class SmallPuts(Protocol):
+    """A store that keeps a small blob in one visit to a thread, in which its caller may do something, too."""
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for ``size`` bytes, as last seen. Never blocks."""
+        ...
+
+    async def put_small(self, digest: Digest, data: Buffer, then: Callable[[], None]) -> Stored:
+        """As ``put``, of a body that has come whole; ``then`` is called there once the blob is durable."""
         ...

@@ -16,16 +16,19 @@ class SinglePut:
     def __init__(self) -> None:
         self._puts: dict[Digest, asyncio.Future[Stored | None]] = {}
 
-    async def run(self, digest: Digest, size: int, work: Callable[[], Awaitable[Stored]]) -> Stored:
+    async def run(
+        self, digest: Digest, size: int, work: Callable[[], Awaitable[Stored]], *, share: bool = True
+    ) -> Stored:
         """``work()``, unless a put of this digest is under way: then its answer, ``new`` False.
 
-        When that one fails, the next takes its place. DigestMismatch if the other put had another size.
+        When that one fails, the next takes its place. DigestMismatch if the other put had another size. With ``share``
+        false the others are only waited for.
         """
         if size < 0:
             raise BadRequest(f"a blob cannot have {size} bytes")
         while (other := self._puts.get(digest)) is not None:
             stored = await asyncio.shield(other)
-            if stored is not None:
+            if stored is not None and share:
                 check_size(stored, size)
                 return stored._replace(new=False)
         mine = self._puts[digest] = asyncio.get_running_loop().create_future()

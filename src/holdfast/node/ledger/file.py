@@ -1,6 +1,7 @@
 """``ledger.db`` and the file ``sequence``: opened, written, read, closed. All of it blocks.
 
-What changes the file runs in the ledger's writer thread, questions in its reader's. Write sequences rise over the life
+What changes the file runs in the ledger's writer thread, or in one that has just made a blob durable and finds nobody
+writing; questions run in the reader's. Write sequences rise over the life
 of a store and are never used twice, also when the ledger is lost or an old one is put back: each start, and each full
 block, first reserves the next block durably in a file of its own.
 """
@@ -8,8 +9,10 @@ block, first reserves the next block durably in a file of its own.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -54,8 +57,17 @@ _BROKEN = (apsw.IOError, apsw.CorruptError, apsw.NotADBError, apsw.ReadOnlyError
 _log = logs.get_logger(__name__)
 
 
+class Written(NamedTuple):
+    """Transaction ``number`` since the start (from 1); of each change the row before, the row after, and whether
+    ``totals`` change with it."""
+
+    number: int
+    rows: list[tuple[Entry | None, Entry | None, bool]]
+
+
 class LedgerFile:
-    """``start`` first; ``write``, ``count`` and ``stop`` in one thread, ``start_reading`` and questions in another."""
+    """``start`` first; ``write``, ``count`` and ``stop`` in one thread, ``start_reading`` and questions in another.
+    ``write_if_free`` in any."""
 
     def __init__(self, path: Path, files: Files, ballast_bytes: int = 0) -> None:
         self.path = path
@@ -72,6 +84,10 @@ class LedgerFile:
         """The first bytes below this one are counted: in ``totals``, or on the way there."""
         self._next = 0
         self._limit = 0
+        self._number = 0
+        self._turn = threading.Lock()
+        """Of whoever uses the connection that writes."""
+        self._stopped = False
 
     # -- start and end
 
@@ -137,16 +153,19 @@ class LedgerFile:
 
     def stop(self, clean: bool) -> None:
         """Closes the file; with ``clean``, marks that store and ledger agree."""
-        with contextlib.suppress(apsw.Error):
-            if clean and self.broken is None:
-                with self._writing:
-                    self._writing.execute("INSERT OR REPLACE INTO facts VALUES ('clean', 1)")
-                    if self.all_counted:
-                        self._writing.execute("INSERT OR REPLACE INTO totals VALUES (1, ?)", (self.totals.encode(),))
-            if self.broken is None:
-                self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._writing.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
-        self._writing.close()
+        with self._turn:
+            self._stopped = True
+            with contextlib.suppress(apsw.Error):
+                if clean and self.broken is None:
+                    with self._writing:
+                        self._writing.execute("INSERT OR REPLACE INTO facts VALUES ('clean', 1)")
+                        if self.all_counted:
+                            sums = self.totals.encode()
+                            self._writing.execute("INSERT OR REPLACE INTO totals VALUES (1, ?)", (sums,))
+                if self.broken is None:
+                    self._writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                    self._writing.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+            self._writing.close()
 
     # -- totals
 
@@ -182,19 +201,38 @@ class LedgerFile:
 
     # -- changes and questions
 
-    def write(self, group: Sequence[Change]) -> list[tuple[Entry | None, Entry | None, bool]]:
-        """One transaction; of each change the row before, the row after, and whether ``totals`` change with it."""
-        if self.broken is not None:
-            raise StorePoisoned(self.broken)
+    def write(self, group: Sequence[Change]) -> Written:
+        """One transaction. StorePoisoned, NoSpace, Unavailable; after a broken disk nothing is written any more."""
+        with self._turn:
+            return self._written(group)
+
+    def write_if_free(self, change: Change) -> Written | None:
+        """As ``write``, in any thread; None, and nothing is done, while another one writes."""
+        if not self._turn.acquire(blocking=False):
+            return None
         try:
-            written = self._write(group)
-        except apsw.FullError:
-            removes = any(change.here is False for change in group)
-            if not removes or not self._make_room():
-                raise
-            written = self._write(group)
-        self._ballast.restore()
-        return written
+            return self._written([change])
+        finally:
+            self._turn.release()
+
+    def _written(self, group: Sequence[Change]) -> Written:
+        try:
+            if self._stopped:
+                raise Unavailable("the ledger is closed")
+            if self.broken is not None:
+                raise StorePoisoned(self.broken)
+            try:
+                rows = self._write(group)
+            except apsw.FullError:
+                removes = any(change.here is False for change in group)
+                if not removes or not self._make_room():
+                    raise
+                rows = self._write(group)
+            self._ballast.restore()
+        except Exception as error:
+            raise self._translated(error) from error
+        self._number += 1
+        return Written(self._number, rows)
 
     def _make_room(self) -> bool:
         """For rows that say that something goes. What is in the log moves to the file, so that the log begins anew."""
@@ -251,7 +289,7 @@ class LedgerFile:
 
     # -- errors
 
-    def translated(self, error: Exception) -> Exception:
+    def _translated(self, error: Exception) -> Exception:
         """What a failed write means; a broken disk ends all writing."""
         if isinstance(error, _FULL) or (isinstance(error, OSError) and error.errno in FULL):
             return NoSpace("the disk of the ledger is full")

@@ -2,15 +2,15 @@
 
 A row is written after its blob is durable and says "not here" before or as its blob goes, so the ledger may claim too
 little and never too much; ``reconcile`` finds what it missed. Rows that arrive together share one transaction and one
-sync; alone, nobody waits for company. What one row is stands in ``ledger_rows``, the file in ``ledger_file``, the sums
-in ``ledger_totals``.
+sync; alone, nobody waits for company, and the thread that made a blob durable writes the row, too.
+What one row is stands in ``ledger_rows``, the file in ``ledger_file``, the sums in ``ledger_totals``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,10 +18,10 @@ import apsw
 
 from holdfast.auth.identity import Id
 from holdfast.blob import DIGEST_BYTES, Digest
-from holdfast.errors import StorePoisoned, Unavailable
+from holdfast.errors import HoldfastError, StorePoisoned, Unavailable
 from holdfast.files import Files
 from holdfast.inventory import Roots, inner_roots
-from holdfast.node.ledger.file import LedgerFile
+from holdfast.node.ledger.file import LedgerFile, Written
 from holdfast.node.ledger.rows import COLUMNS, Change, Entry, Kept, bytes_of, entry_of, span_of
 from holdfast.pool import Pool
 
@@ -52,6 +52,8 @@ class Ledger:
         self._reader = reader
         self._cache: OrderedDict[Digest, Entry] = OrderedDict()
         self._commits = 0
+        self._early: dict[int, tuple[list[_Waiting], Written]] = {}
+        """Written, but not shown yet: an earlier transaction's thread is still on its way back."""
         self._waiting: list[_Waiting] = []
         self._flush: asyncio.Task[None] | None = None
         self._counting: asyncio.Task[None] | None = None
@@ -121,9 +123,55 @@ class Ledger:
 
     async def record(self, digest: Digest, size: int, vault: Id | None, kept: Kept = "vault") -> int:
         """The blob is here, durably in the store; returns its new write sequence once the row is durable, too."""
-        entry = await self._change(Change(digest, size, kept, vault, True, None))
+        return await self._recorded(Change(digest, size, kept, vault, True, None))
+
+    async def _recorded(self, change: Change) -> int:
+        entry = await self._change(change)
         assert entry is not None, "a recorded blob has a row"
         return entry.sequence
+
+    async def record_with(
+        self,
+        digest: Digest,
+        size: int,
+        vault: Id | None,
+        kept: Kept,
+        work: Callable[[Callable[[], None]], Awaitable[T]],
+    ) -> tuple[T, int]:
+        """As ``record``, of a blob that ``work`` makes durable; (what it returned, sequence).
+
+        ``work`` is given a function that it may call, once and in any thread, when the blob is durable: that writes the
+        row there, unless somebody else is writing. Otherwise the row is written when ``work`` has ended.
+        """
+        self._check()
+        change = Change(digest, size, kept, vault, True, None)
+        waiting = _Waiting(change, asyncio.get_running_loop().create_future())
+        early: list[Written | HoldfastError] = []
+        counted = self._counting is None or self._counting.done()
+
+        def write() -> None:
+            if not counted:  # the sums are counted in the writer's thread, and its answers keep their order
+                return
+            try:
+                written = self._file.write_if_free(change)
+            except HoldfastError as error:
+                early.append(error)
+            else:
+                early.extend([] if written is None else [written])
+
+        try:
+            result = await work(write)
+        finally:  # what is written shows, though its caller may have been cancelled
+            for outcome in early:
+                if isinstance(outcome, Written):
+                    self._adopt([waiting], outcome)
+        if not early:
+            return result, await self._recorded(change)
+        if isinstance(early[0], HoldfastError):
+            raise early[0]
+        entry = await waiting.done
+        assert entry is not None, "a recorded blob has a row"
+        return result, entry.sequence
 
     async def release(self, digest: Digest, size: int) -> None:
         """No manifest names this blob any more: it is a part of the cache, unless a vault keeps it."""
@@ -159,16 +207,21 @@ class Ledger:
                 except Exception as error:
                     for _, done in group:
                         if not done.done():
-                            done.set_exception(self._file.translated(error))
+                            done.set_exception(error)
                 else:
                     self._adopt(group, written)
         finally:
             self._flush = None
 
-    def _adopt(self, group: list[_Waiting], written: list[tuple[Entry | None, Entry | None, bool]]) -> None:
-        """Back in the event loop: what is durable now shows."""
-        self._commits += 1
-        for (_, done), (before, after, counts) in zip(group, written, strict=True):
+    def _adopt(self, group: list[_Waiting], written: Written) -> None:
+        """Back in the event loop: what is durable now shows, in the order in which it was written."""
+        self._early[written.number] = (group, written)
+        while (found := self._early.pop(self._commits + 1, None)) is not None:
+            self._commits += 1
+            self._show(*found)
+
+    def _show(self, group: list[_Waiting], written: Written) -> None:
+        for (_, done), (before, after, counts) in zip(group, written.rows, strict=True):
             if counts:
                 self._file.totals.change(before, after)
             if after is not None:

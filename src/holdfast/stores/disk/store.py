@@ -17,7 +17,7 @@ from typing import NamedTuple, ParamSpec, TypeVar
 from holdfast import logs
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
 from holdfast.clock import Clock, Randomness
-from holdfast.errors import BadConfig, BadRequest, Corrupt, DigestMismatch, HoldfastError, NotFound, Unavailable
+from holdfast.errors import BadConfig, Corrupt, HoldfastError, NotFound, Unavailable
 from holdfast.files import Files
 from holdfast.pool import Pool
 from holdfast.stores.disk import layout as disk_layout
@@ -28,6 +28,7 @@ from holdfast.stores.disk.layout import Layout
 from holdfast.stores.disk.read import SMALL_BYTES_MAX, hash_file, reading
 from holdfast.stores.disk.space import StoreSpace
 from holdfast.stores.protocol import Body, Info, OpenFile, Range, Stored, Traits, check_limit
+from holdfast.stores.single_put import SinglePut
 
 _log = logs.get_logger(__name__)
 
@@ -83,7 +84,7 @@ class DiskStore:
         self._pool = pool
         self._sync_pool = sync_pool
         self._intake = Intake(changes, files=files, pool=pool, sync_pool=sync_pool)
-        self._puts: dict[Digest, asyncio.Future[Stored | None]] = {}
+        self._puts = SinglePut()
         self._visits = 0  # functions in a pool now
         self._quiet = asyncio.Event()
         self._counting: asyncio.Task[None] | None = None
@@ -174,22 +175,7 @@ class DiskStore:
 
     async def put(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> Stored:
         """As the protocol says; durable on return. Of two puts of one digest at once, one writes."""
-        if size < 0:
-            raise BadRequest(f"a blob cannot have {size} bytes")
-        while (other := self._puts.get(digest)) is not None:
-            stored = await asyncio.shield(other)
-            if stored is not None:
-                if stored.size != size:
-                    raise DigestMismatch(f"{digest} has {stored.size} bytes, {size} were announced")
-                return stored._replace(new=False)
-        mine = self._puts[digest] = asyncio.get_running_loop().create_future()
-        stored = None
-        try:
-            stored = await self._put(digest, size, source)
-            return stored
-        finally:
-            del self._puts[digest]
-            mine.set_result(stored)
+        return await self._puts.run(digest, size, lambda: self._put(digest, size, source))
 
     async def _put(self, digest: Digest, size: int, source: AsyncIterable[Buffer]) -> Stored:
         changes = self._changes
@@ -207,6 +193,30 @@ class DiskStore:
             else:
                 new = await self._intake.take(digest, size, source, self._visit)
         return Stored(digest, size, new)
+
+    def fits(self, size: int) -> bool:
+        """Whether there is room for ``size`` bytes, as last seen. Never blocks."""
+        return self._changes.space.fits(size)
+
+    async def put_small(self, digest: Digest, data: Buffer, then: Callable[[], None]) -> Stored:
+        """As ``put``, of a body of at most 1 MiB that has come whole, which is compared with the digest in any case.
+
+        ``then`` is called once the blob is durable, in the same visit to a thread.
+        """
+        changes, size = self._changes, len(data)
+
+        def keep() -> Stored:
+            new = changes.keep(digest, size, (data,))
+            then()
+            return Stored(digest, size, new)
+
+        async def work() -> Stored:
+            self._check_open()
+            changes.health.check()
+            with changes.space.reserved(size):
+                return await self._visit(self._sync_pool, keep)
+
+        return await self._puts.run(digest, size, work, share=False)
 
     # -- reads
 
