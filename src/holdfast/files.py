@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, TypeAlias, cast
 
 from holdfast.blob import Buffer
 from holdfast.errors import BadConfig
@@ -24,6 +24,8 @@ from holdfast.errors import BadConfig
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
+AnyPath: TypeAlias = Path | str
+"""What is done for every blob takes text, too: a ``Path`` costs more to make than some system calls."""
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -52,11 +54,11 @@ class Space:
 class Files(Protocol):
     """What holdfast asks of a file system. Every method raises OSError when the system refuses."""
 
-    def create(self, path: Path) -> int:
+    def create(self, path: AnyPath) -> int:
         """A new file for writing, which must not exist; its descriptor. Follows no symbolic link."""
         ...
 
-    def open(self, path: Path) -> int:
+    def open(self, path: AnyPath) -> int:
         """An existing regular file for reading; its descriptor. Follows no symbolic link."""
         ...
 
@@ -86,7 +88,7 @@ class Files(Protocol):
 
     def close(self, descriptor: int) -> None: ...
 
-    def link(self, source: Path, target: Path) -> bool:
+    def link(self, source: AnyPath, target: AnyPath) -> bool:
         """Gives the file a second name; False if ``target`` exists already."""
         ...
 
@@ -94,11 +96,11 @@ class Files(Protocol):
         """Replaces ``target`` atomically."""
         ...
 
-    def unlink(self, path: Path) -> bool:
+    def unlink(self, path: AnyPath) -> bool:
         """False if there was nothing."""
         ...
 
-    def sync_directory(self, path: Path) -> None: ...
+    def sync_directory(self, path: AnyPath) -> None: ...
 
     def make_directory(self, path: Path, *, durable: bool = True) -> bool:
         """With its parents, each new one synced into its parent; False if it existed.
@@ -113,7 +115,7 @@ class Files(Protocol):
         """The names in a directory, ascending; empty if it does not exist."""
         ...
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: AnyPath) -> int | None:
         """Bytes of a regular file, None if there is none."""
         ...
 
@@ -123,7 +125,7 @@ class Files(Protocol):
 
     def space(self, path: Path) -> Space: ...
 
-    def reader(self, path: Path) -> BinaryIO:
+    def reader(self, path: AnyPath) -> BinaryIO:
         """An existing regular file as an object with a descriptor of its own, for sendfile; the caller closes it."""
         ...
 
@@ -135,10 +137,10 @@ class Files(Protocol):
 class OsFiles:
     """The operating system's files."""
 
-    def create(self, path: Path) -> int:
+    def create(self, path: AnyPath) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
-    def open(self, path: Path) -> int:
+    def open(self, path: AnyPath) -> int:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
@@ -173,7 +175,7 @@ class OsFiles:
     def close(self, descriptor: int) -> None:
         os.close(descriptor)
 
-    def link(self, source: Path, target: Path) -> bool:
+    def link(self, source: AnyPath, target: AnyPath) -> bool:
         try:
             os.link(source, target, follow_symlinks=False)
         except FileExistsError:
@@ -183,14 +185,14 @@ class OsFiles:
     def rename(self, source: Path, target: Path) -> None:
         os.replace(source, target)
 
-    def unlink(self, path: Path) -> bool:
+    def unlink(self, path: AnyPath) -> bool:
         try:
             os.unlink(path)
         except FileNotFoundError:
             return False
         return True
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: AnyPath) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -221,7 +223,7 @@ class OsFiles:
         except FileNotFoundError:
             return []
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: AnyPath) -> int | None:
         try:
             return os.stat(path, follow_symlinks=False).st_size
         except FileNotFoundError:
@@ -241,7 +243,7 @@ class OsFiles:
         found = os.statvfs(path)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
-    def reader(self, path: Path) -> BinaryIO:
+    def reader(self, path: AnyPath) -> BinaryIO:
         return os.fdopen(self.open(path), "rb")
 
     def lock(self, path: Path) -> AbstractContextManager[None]:

@@ -16,7 +16,7 @@ from tests.client.fleet import Fleet
 
 from holdfast.client.vault import Progress, Vault
 from holdfast.errors import BadRequest, Conflict, Denied, Exists, NotFound, PartlyDone
-from holdfast.files import OsFiles
+from holdfast.files import AnyPath, OsFiles
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -153,8 +153,8 @@ async def test_what_cannot_be_stored_is_listed_and_the_rest_is_done(vault: Vault
 class Refusing(OsFiles):
     """Opens all but one file: what a file of somebody else is to a plain user."""
 
-    def open(self, path: Path) -> int:
-        if path.name == "private":
+    def open(self, path: AnyPath) -> int:
+        if Path(path).name == "private":
             raise PermissionError(13, "Permission denied", str(path))
         return super().open(path)
 

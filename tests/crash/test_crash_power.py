@@ -14,7 +14,7 @@ import pytest
 from tests.crash.loop_disk import FileSystem, LoopDisk, need
 from tests.crash.machine import BODY_GONE, PUT_GONE, TRASH_GONE, Found, Machine
 
-from holdfast.files import Files, OsFiles
+from holdfast.files import AnyPath, Files, OsFiles
 
 ROUNDS = int(os.environ.get("HOLDFAST_CRASH_ROUNDS", "25"))
 SEED = int(os.environ.get("HOLDFAST_CRASH_SEED", "1"))
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.rig, pytest.mark.timeout(120 + 4 * ROUNDS)]
 
 
 class NoDirectorySync(OsFiles):
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: AnyPath) -> None:
         pass
 
 

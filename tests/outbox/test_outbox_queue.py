@@ -8,7 +8,6 @@ import errno
 import hashlib
 import stat
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import apsw
 import pytest
@@ -16,7 +15,7 @@ from tests.outbox.rigs import SEED, QueueRig, body_of, claim_all, entry, in_piec
 
 from holdfast.blob import Buffer, Digest, pieces
 from holdfast.errors import BadConfig, BadRequest, Corrupt, Denied, NoSpace, StorePoisoned, TooLarge, Unavailable
-from holdfast.files import OsFiles
+from holdfast.files import AnyPath, OsFiles
 from holdfast.outbox.entry import CLASSES, DeliveryClass, Entry, NewEntry, State
 from holdfast.outbox.next_step import Change, Lane, Settled
 from holdfast.outbox.outcomes import Conflicted, Deferred, Delivered, Rejected
@@ -68,7 +67,7 @@ async def test_an_entry_is_acknowledged_after_file_directory_and_row_are_synced(
             seen.append(("sync", rows()))
             super().sync(descriptor)
 
-        def sync_directory(self, path: Path) -> None:
+        def sync_directory(self, path: AnyPath) -> None:
             seen.append(("directory", rows()))
             super().sync_directory(path)
 

@@ -14,9 +14,10 @@ import pytest
 from holdfast.blob import Buffer, Digest, pieces
 from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.errors import BadConfig, Corrupt, NoSpace, NotFound, Unavailable
-from holdfast.files import OsFiles
+from holdfast.files import AnyPath, OsFiles
 from holdfast.pool import ThreadPool
 from holdfast.stores.disk import changes as disk_changes
+from holdfast.stores.disk.aside import AsideEntry
 from holdfast.stores.disk.commit import DirectorySyncs
 from holdfast.stores.disk.health import DiskHealth
 from holdfast.stores.disk.store import DiskStore, Verdict
@@ -175,10 +176,10 @@ async def test_a_copy_found_at_the_start_is_synced_once_before_it_counts(disk: D
 
 async def test_directory_syncs_are_shared_by_who_comes_while_one_runs() -> None:
     entered, go = threading.Semaphore(0), threading.Semaphore(0)
-    begun: list[Path] = []
+    begun: list[AnyPath] = []
 
     class SlowSync(OsFiles):
-        def sync_directory(self, path: Path) -> None:
+        def sync_directory(self, path: AnyPath) -> None:
             begun.append(path)
             entered.release()
             go.acquire()
@@ -303,6 +304,22 @@ async def test_many_deletes_share_the_sync_of_the_trash(disk: Disk, store: DiskS
     syncs = [call.paths[0] for call in disk.files.calls if call.method == "sync_directory"]
     assert syncs.count(disk.root / "trash") == 1
     assert len(store.trash()) == 40
+
+
+async def test_a_put_leaves_in_trash_what_was_deleted_since_it_made_the_name(store: DiskStore) -> None:
+    data = RANDOM.bytes(500)
+    trash = store._changes.trash
+    find = trash.find
+
+    def delete_and_find(digest: Digest) -> AsideEntry | None:
+        trash.find = find  # type: ignore[method-assign]
+        store._changes.delete([digest])
+        return find(digest)
+
+    trash.find = delete_and_find  # type: ignore[method-assign]
+    digest = (await put_bytes(store, data)).digest
+    await store.restore(digest)
+    assert await get_bytes(store, digest) == data
 
 
 async def test_deletes_restores_and_puts_at_once_lose_nothing(store: DiskStore) -> None:

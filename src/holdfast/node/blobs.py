@@ -24,7 +24,7 @@ from holdfast.node.permits import Permits, Reader
 from holdfast.node.quota import PutBudgets, TrashPace
 from holdfast.node.settings import NodeSettings
 from holdfast.node.shelf import Shelf
-from holdfast.node.store import NodeFiles
+from holdfast.node.store import NodeFiles, SmallReads
 from holdfast.node.tasks_pace import CopyPace
 from holdfast.stores.protocol import Range, get_bytes
 from holdfast.wire import messages as m
@@ -57,6 +57,7 @@ class BlobRoutes:
         self._identity = identity
         self._store_id = store_id
         self._keeper = keeper
+        self._small = keeper.store if isinstance(keeper.store, SmallReads) else None
         self._permits = permits
         self._settings = settings
         self._clock = clock
@@ -144,13 +145,11 @@ class BlobRoutes:
             if size <= MEMORY_BYTES_MAX:
                 data: bytes | None = self._shelf.find(entry)
                 if data is None:
-                    data = await get_bytes(store, digest)
-                    if Digest.of(data) != digest:
-                        raise Corrupt(f"this node's copy of {digest} is damaged")
+                    data = await self._read(digest, 0, size, whole=True)
                     self._shelf.put(entry, data)
                 return BytesReply(memoryview(data)[start:stop], size, range_, headers)
             if stop - start <= MEMORY_BYTES_MAX:
-                return BytesReply(await get_bytes(store, digest, Range(start, stop)), size, range_, headers)
+                return BytesReply(await self._read(digest, start, stop), size, range_, headers)
             if isinstance(store, NodeFiles) and not paced:
                 return FileReply((await store.open_file(digest, size)).file, size, range_, headers)
             stack = AsyncExitStack()
@@ -166,6 +165,14 @@ class BlobRoutes:
             if state == "ok":
                 raise Unavailable(f"a read of {digest} went wrong once; the copy is right, ask again") from error
             raise Corrupt(f"this node's copy of {digest} was {state}: ask another node", state=state) from error
+
+    async def _read(self, digest: Digest, start: int, stop: int, *, whole: bool = False) -> bytes:
+        if self._small is not None:
+            return await self._small.read_part(digest, start, stop, whole=whole)
+        data = await get_bytes(self._keeper.store, digest, None if whole else Range(start, stop))
+        if whole and Digest.of(data) != digest:
+            raise Corrupt(f"this node's copy of {digest} is damaged")
+        return data
 
     async def _lend(self, call: Call, entry: Entry) -> BytesReply | FileReply | StreamReply:
         """A pack for another node's copy, within the limit; it steps aside for everybody else."""

@@ -73,7 +73,8 @@ class Permits:
             return Reader(everything=True)
         if envelope is None:
             raise Denied("reading needs a device's certificate or a get grant in Holdfast-Grant")
-        if _kind(envelope) == "holdfast/grant":
+        known = self._recall(envelope)
+        if isinstance(known, Grant) or (known is None and _kind(envelope) == "holdfast/grant"):
             grant = self._grant(envelope, caller, ("get",))
             return Reader(vault=grant.vault, digests=frozenset(grant.digests))
         return Reader(vault=self._certificate(envelope, caller).vault)

@@ -50,6 +50,15 @@ class NodeFiles(Protocol):
 
 
 @runtime_checkable
+class SmallReads(Protocol):
+    """A store that reads a few bytes in one visit to a thread."""
+
+    async def read_part(self, digest: Digest, start: int, stop: int, *, whole: bool = False) -> bytes:
+        """NotFound; Corrupt if it ends before ``stop``, or if with ``whole`` they do not have its digest."""
+        ...
+
+
+@runtime_checkable
 class SmallPuts(Protocol):
     """A store that keeps a small blob in one visit to a thread, in which its caller may do something, too."""
 

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from holdfast.blob import Buffer
 from holdfast.clock import Randomness
 from holdfast.errors import BadConfig
-from holdfast.files import Space
+from holdfast.files import AnyPath, Space
 
 PAGE_BYTES = 4096
 
@@ -208,7 +208,8 @@ class CrashDisk:
 
     # -- Files
 
-    def create(self, path: Path) -> int:
+    def create(self, path: AnyPath) -> int:
+        path = Path(path)
         with self._lock:
             self._alive(path, changes=True)
             parent = self._directory(path.parent)
@@ -218,7 +219,8 @@ class CrashDisk:
             self._hold(file)
             return self._opened(file, writes=True)
 
-    def open(self, path: Path) -> int:
+    def open(self, path: AnyPath) -> int:
+        path = Path(path)
         with self._lock:
             self._alive(path)
             return self._opened(self._file(path), writes=False)
@@ -261,7 +263,8 @@ class CrashDisk:
             if opened is not None:
                 self._drop(opened[0])
 
-    def link(self, source: Path, target: Path) -> bool:
+    def link(self, source: AnyPath, target: AnyPath) -> bool:
+        source, target = Path(source), Path(target)
         with self._lock:
             self._alive(target, changes=True)
             file, parent = self._file(source), self._directory(target.parent)
@@ -279,7 +282,8 @@ class CrashDisk:
             self._drop(parent.seen.get(target.name))
             parent.seen[target.name] = file
 
-    def unlink(self, path: Path) -> bool:
+    def unlink(self, path: AnyPath) -> bool:
+        path = Path(path)
         with self._lock:
             self._alive(path, changes=True)
             parent = self._node(path.parent)
@@ -288,7 +292,8 @@ class CrashDisk:
             self._drop(parent.seen.pop(path.name))
             return True
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: AnyPath) -> None:
+        path = Path(path)
         with self._lock:
             self._alive(path, changes=True)
             directory = self._directory(path)
@@ -323,7 +328,8 @@ class CrashDisk:
             self._alive(path)
             return [] if self._node(path) is None else sorted(self._directory(path).seen)
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: AnyPath) -> int | None:
+        path = Path(path)
         with self._lock:
             self._alive(path)
             node = self._node(path)
@@ -337,8 +343,9 @@ class CrashDisk:
             self._alive(path)
             return Space(self._total, self._total - self._used)
 
-    def reader(self, path: Path) -> BinaryIO:
+    def reader(self, path: AnyPath) -> BinaryIO:
         """Has no descriptor: readable, but not for sendfile."""
+        path = Path(path)
         with self._lock:
             self._alive(path)
             return io.BytesIO(bytes(self._file(path).seen))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from holdfast.blob import Buffer
-from holdfast.files import Files, Space
+from holdfast.files import AnyPath, Files, Space
 
 SHORT_WRITE = -1
 """As ``error``: half of the bytes are written, then the disk is full."""
@@ -83,15 +83,16 @@ class FaultyFiles:
         """Calls of ``method`` recorded."""
         return sum(call.method == method for call in self.calls)
 
-    def _meet(self, method: str, *paths: Path) -> int | None:
+    def _meet(self, method: str, *given: AnyPath) -> int | None:
         """Records the call; the error of the fault that it meets."""
+        paths = tuple(map(Path, given))
         with self._lock:
             met = [fault for fault in self.faults if fault.meets(method, paths)]
             error = met[0].error if met else None
             self.calls.append(Call(method, paths, error))
         return error
 
-    def _pass(self, method: str, *paths: Path) -> None:
+    def _pass(self, method: str, *paths: AnyPath) -> None:
         error = self._meet(method, *paths)
         if error is not None:
             raise OSError(error, os.strerror(error), str(paths[0]))
@@ -99,16 +100,16 @@ class FaultyFiles:
     def _path(self, descriptor: int) -> Path:
         return self._open.get(descriptor, Path("?"))
 
-    def create(self, path: Path) -> int:
+    def create(self, path: AnyPath) -> int:
         self._pass("create", path)
         descriptor = self.inner.create(path)
-        self._open[descriptor] = path
+        self._open[descriptor] = Path(path)
         return descriptor
 
-    def open(self, path: Path) -> int:
+    def open(self, path: AnyPath) -> int:
         self._pass("open", path)
         descriptor = self.inner.open(path)
-        self._open[descriptor] = path
+        self._open[descriptor] = Path(path)
         return descriptor
 
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
@@ -145,7 +146,7 @@ class FaultyFiles:
         if error is not None:
             raise OSError(error, os.strerror(error))
 
-    def link(self, source: Path, target: Path) -> bool:
+    def link(self, source: AnyPath, target: AnyPath) -> bool:
         self._pass("link", source, target)
         return self.inner.link(source, target)
 
@@ -153,11 +154,11 @@ class FaultyFiles:
         self._pass("rename", source, target)
         self.inner.rename(source, target)
 
-    def unlink(self, path: Path) -> bool:
+    def unlink(self, path: AnyPath) -> bool:
         self._pass("unlink", path)
         return self.inner.unlink(path)
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: AnyPath) -> None:
         self._pass("sync_directory", path)
         self.inner.sync_directory(path)
 
@@ -173,7 +174,7 @@ class FaultyFiles:
         self._pass("list", path)
         return self.inner.list(path)
 
-    def size(self, path: Path) -> int | None:
+    def size(self, path: AnyPath) -> int | None:
         self._pass("size", path)
         return self.inner.size(path)
 
@@ -184,7 +185,7 @@ class FaultyFiles:
         self._pass("space", path)
         return self.inner.space(path)
 
-    def reader(self, path: Path) -> BinaryIO:
+    def reader(self, path: AnyPath) -> BinaryIO:
         self._pass("reader", path)
         return self.inner.reader(path)
 

@@ -21,7 +21,7 @@ from holdfast import assemble
 from holdfast.assemble import Machine, NetworkView, OpenVault, Running
 from holdfast.blob import Buffer
 from holdfast.config import Config
-from holdfast.files import OsFiles, Space
+from holdfast.files import AnyPath, OsFiles, Space
 from holdfast.testing.life import Killed, Life, databases_watched
 from holdfast.testing.loop import VirtualLoop, owned_tasks
 from holdfast.testing.memory_network import MemoryNetwork
@@ -51,7 +51,7 @@ class UnsyncedFiles(OsFiles):
         self._disk = disk or Disk()
         self._life = life or Life()
 
-    def create(self, path: Path) -> int:
+    def create(self, path: AnyPath) -> int:
         self._life.step()
         self._fits(path)
         return super().create(path)
@@ -61,7 +61,7 @@ class UnsyncedFiles(OsFiles):
         self._fits(Path("?"))
         super().write(descriptor, data)
 
-    def link(self, source: Path, target: Path) -> bool:
+    def link(self, source: AnyPath, target: AnyPath) -> bool:
         self._life.step()
         return super().link(source, target)
 
@@ -69,7 +69,7 @@ class UnsyncedFiles(OsFiles):
         self._life.step()
         super().rename(source, target)
 
-    def unlink(self, path: Path) -> bool:
+    def unlink(self, path: AnyPath) -> bool:
         self._life.step()
         return super().unlink(path)
 
@@ -85,14 +85,14 @@ class UnsyncedFiles(OsFiles):
         """The same on every machine and at any time: placement goes by free space, and nodes tell of it."""
         return Space(DISK_BYTES, 0 if self._disk.full else DISK_BYTES // 2)
 
-    def _fits(self, path: Path) -> None:
+    def _fits(self, path: AnyPath) -> None:
         if self._disk.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     def sync(self, descriptor: int) -> None:
         pass
 
-    def sync_directory(self, path: Path) -> None:
+    def sync_directory(self, path: AnyPath) -> None:
         pass
 
 

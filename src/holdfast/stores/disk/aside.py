@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast.blob import Digest
-from holdfast.files import Files
+from holdfast.files import AnyPath, Files
 
 _NAME = re.compile(r"([0-9]{12})-([0-9a-f]{64})", re.ASCII)
 _SECONDS_MAX = 10**12 - 1
@@ -63,7 +63,7 @@ class Aside:
         entry = self.find(digest)
         return None if entry is None else self._path(entry)
 
-    def link(self, source: Path, digest: Digest, size: int, now: float) -> int:
+    def link(self, source: AnyPath, digest: Digest, size: int, now: float) -> int:
         """Gives ``source`` a name here; returns the bytes of an older entry that it replaced. Syncs nothing."""
         entry = AsideEntry(digest, size, min(max(int(now), 0), _SECONDS_MAX))
         older = self.find(digest)

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from holdfast import logs
@@ -173,11 +172,11 @@ class DiskChanges:
         finally:
             self.commit.discard(temporary)
 
-    def temporary(self) -> Path:
+    def temporary(self) -> str:
         """A name for a new file on the same file system; whoever asks ends with ``commit.discard``."""
-        return Path(f"{self._paths.root}/incoming/{next(self._names)}")
+        return self._paths.temporary(next(self._names))
 
-    def create(self, temporary: Path) -> int:
+    def create(self, temporary: str) -> int:
         self.health.check()
         with self.health.changing("creating a file"):
             return self._files.create(temporary)
@@ -196,7 +195,7 @@ class DiskChanges:
         with self.health.changing("closing a file"):
             self._files.close(descriptor)
 
-    def place(self, temporary: Path, digest: Digest, size: int) -> bool:
+    def place(self, temporary: str, digest: Digest, size: int) -> bool:
         """The checked and synced file ``temporary`` becomes the blob, durably; True if it is new."""
         self.health.check()
         self.commit.unsettled.add(digest)  # after a failed sync it stays: nobody shall count on this name
@@ -216,12 +215,13 @@ class DiskChanges:
         self.commit.unsettled.discard(digest)
         if self.trash.find(digest) is not None:
             with self._moving, self.health.changing("removing from trash"):
-                self.space.move(trash=-self.trash.drop(digest))
+                if self._files.size(self._paths.blob(digest)) is not None:  # else a delete came, and it is all there is
+                    self.space.move(trash=-self.trash.drop(digest))
         if self.space.stale():
             self.look_at_space()
         return new
 
-    def _name(self, temporary: Path, digest: Digest, size: int) -> bool:
+    def _name(self, temporary: str, digest: Digest, size: int) -> bool:
         with self.tally.change(digest) as counted:
             new = self.commit.link(temporary, digest)
             if new:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from pathlib import Path
 
 from holdfast.blob import Digest
 from holdfast.errors import HoldfastError, Unavailable
-from holdfast.files import Files
+from holdfast.files import AnyPath, Files
 from holdfast.stores.disk.health import DiskHealth
 from holdfast.stores.disk.layout import Layout
 
@@ -34,10 +33,10 @@ class DirectorySyncs:
         self._files = files
         self._health = health
         self._changed = threading.Condition()
-        self._running: set[Path] = set()
-        self._next: dict[Path, _Turn] = {}
+        self._running: set[AnyPath] = set()
+        self._next: dict[AnyPath, _Turn] = {}
 
-    def sync(self, path: Path) -> None:
+    def sync(self, path: AnyPath) -> None:
         """Returns after a sync of ``path`` that began after this call. Blocks.
 
         StorePoisoned if it failed, or anything on this store did before: nothing is synced again after that.
@@ -67,7 +66,7 @@ class DirectorySyncs:
                 self._changed.notify_all()
         return None
 
-    def _follow(self, path: Path, turn: _Turn) -> None:
+    def _follow(self, path: AnyPath, turn: _Turn) -> None:
         """With the lock held: waits until another thread has done the sync for us."""
         while not turn.ended:
             self._changed.wait()
@@ -92,7 +91,7 @@ class Commit:
         self._health = health
         self._settled: set[int] = set()  # first bytes of digests: directories synced since the start
 
-    def link(self, temporary: Path, digest: Digest) -> bool:
+    def link(self, temporary: AnyPath, digest: Digest) -> bool:
         """The file's final name, not yet durable; False if the name is taken."""
         with self._health.changing("making a name"):
             return self._files.link(temporary, self._paths.blob(digest))
@@ -107,7 +106,7 @@ class Commit:
         if digest[0] not in self._settled:
             self.settle(digest)
 
-    def discard(self, temporary: Path) -> None:
+    def discard(self, temporary: AnyPath) -> None:
         """Removes a temporary file. What refuses is swept at the next start; a broken disk poisons, nothing raises."""
         with contextlib.suppress(HoldfastError), self._health.changing("removing a temporary file"):
             self._files.unlink(temporary)

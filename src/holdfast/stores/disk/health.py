@@ -27,6 +27,7 @@ class DiskHealth:
         self.poisoned: str | None = None
         """Why the store is read-only, None while it is not; never cleared in one process."""
         self._name = name
+        self._watches: dict[tuple[str, bool, bool], _Watch] = {}  # they remember nothing, so one of a kind will do
 
     def check(self) -> None:
         """StorePoisoned once anything that matters has failed."""
@@ -41,7 +42,7 @@ class DiskHealth:
 
     def changing(self, what: str) -> AbstractContextManager[None]:
         """Around a write, link, rename or unlink: a full disk is NoSpace, a broken one poisons."""
-        return _Watch(self, what, full_is_fine=True, poisoning=BROKEN)
+        return self._watch(what, True, BROKEN)
 
     def syncing(self, what: str, *, disposable: bool = False) -> AbstractContextManager[None]:
         """Around a sync: every failure poisons.
@@ -49,7 +50,14 @@ class DiskHealth:
         The one exception is a full disk while a ``disposable`` file is synced, one that nobody was promised and that
         is thrown away now: file systems that allocate late, or over a network, report it only here.
         """
-        return _Watch(self, what, full_is_fine=disposable, poisoning=None)
+        return self._watch(what, disposable, None)
+
+    def _watch(self, what: str, full_is_fine: bool, poisoning: Set[int] | None) -> AbstractContextManager[None]:
+        kind = (what, full_is_fine, poisoning is None)
+        watch = self._watches.get(kind)
+        if watch is None:
+            watch = self._watches[kind] = _Watch(self, what, full_is_fine=full_is_fine, poisoning=poisoning)
+        return watch
 
     def translated(self, error: OSError, what: str, *, full_is_fine: bool, poisoning: Set[int] | None) -> HoldfastError:
         """What ``error`` is to our caller; ``poisoning`` None: every number poisons."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -69,19 +70,27 @@ class Layout:
     def quarantine(self) -> Path:
         return self.root / "quarantine"
 
-    # One parse for each path: joining part by part led the profile of a small put.
+    # What is asked for each blob is text: making paths led the profile of a small put.
 
-    def directory(self, digest: Digest) -> Path:
+    @cached_property
+    def _text(self) -> str:
+        return str(self.root)
+
+    def directory(self, digest: Digest) -> str:
         """The one of the 256 directories that holds ``digest``."""
-        return Path(f"{self.root}/objects/{digest[:1].hex()}")
+        return f"{self._text}/objects/{digest[:1].hex()}"
 
     def directories(self) -> list[Path]:
         """All 256, ascending."""
         return [self.objects / f"{number:02x}" for number in range(256)]
 
-    def blob(self, digest: Digest) -> Path:
+    def blob(self, digest: Digest) -> str:
         text = digest.hex()
-        return Path(f"{self.root}/objects/{text[:2]}/{text}")
+        return f"{self._text}/objects/{text[:2]}/{text}"
+
+    def temporary(self, number: int) -> str:
+        """A file on the same file system that is no blob yet."""
+        return f"{self._text}/incoming/{number}"
 
 
 def create(files: Files, root: Path, randomness: Randomness) -> str:

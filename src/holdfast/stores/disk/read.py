@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from holdfast.blob import PIECE_BYTES_MAX, Buffer, Digest
-from holdfast.errors import Corrupt, NotFound, Unavailable
+from holdfast.errors import Corrupt, HoldfastError, NotFound, Unavailable
 from holdfast.files import Files
 from holdfast.pool import Pool
 from holdfast.stores.disk.health import BROKEN
@@ -31,37 +30,45 @@ class _Opened(NamedTuple):
     total: int
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotFound(f"{name} is not in this store") from error
-    except OSError as error:
-        raise Unavailable(f"{name} cannot be read: {error.strerror or error}") from error
+def _translated(error: OSError, path: str) -> HoldfastError:
+    if isinstance(error, HoldfastError):  # some of ours are OSErrors too
+        return error
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"{_name(path)} is not in this store")
+    return Unavailable(f"{_name(path)} cannot be read: {error.strerror or error}")
 
 
-def _read(files: Files, descriptor: int, name: str, start: int, stop: int) -> bytes:
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _read(files: Files, descriptor: int, path: str, start: int, stop: int) -> bytes:
     """Exactly those bytes; Corrupt if the file ends before."""
-    with _readable(name):
+    try:
         piece = files.read(descriptor, stop - start, start)
+    except OSError as error:
+        raise _translated(error, path) from error
     if len(piece) != stop - start:
-        raise Corrupt(f"{name} ends at byte {start + len(piece)}, which was no end a moment ago")
+        raise Corrupt(f"{_name(path)} ends at byte {start + len(piece)}, which was no end a moment ago")
     return piece
 
 
-def _open(files: Files, path: Path, range_: Range | None) -> _Opened:
-    with _readable(path.name):
+def _open(files: Files, path: str, range_: Range | None) -> _Opened:
+    try:
         descriptor = files.open(path)
+    except OSError as error:
+        raise _translated(error, path) from error
     kept = False
     try:
-        with _readable(path.name):
+        try:
             total = files.size(path)
+        except OSError as error:
+            raise _translated(error, path) from error
         if total is None:
-            raise NotFound(f"{path.name} is not in this store")
+            raise NotFound(f"{_name(path)} is not in this store")
         start, stop = (0, total) if range_ is None else range_.within(total)
         limit = stop if stop - start <= SMALL_BYTES_MAX else min(stop, start + PIECE_BYTES_MAX)
-        first = _read(files, descriptor, path.name, start, limit)
+        first = _read(files, descriptor, path, start, limit)
         kept = limit < stop
         return _Opened(descriptor if kept else None, first, start, stop, total)
     finally:
@@ -100,14 +107,14 @@ class _DiskBody:
 
 
 @asynccontextmanager
-async def reading(files: Files, pool: Pool, path: Path, range_: Range | None) -> AsyncIterator[Body]:
+async def reading(files: Files, pool: Pool, path: str, range_: Range | None) -> AsyncIterator[Body]:
     """The blob in ``path``, or a range of it; NotFound, RangeInvalid or Unavailable on entering."""
     opened = await _opened(files, pool, path, range_)
     descriptor = opened.descriptor
 
     async def more(start: int, stop: int) -> bytes:
         assert descriptor is not None, "there is more only where a file is open"
-        return await pool.run(_read, files, descriptor, path.name, start, stop)
+        return await pool.run(_read, files, descriptor, path, start, stop)
 
     body = _DiskBody(opened, more)
     try:
@@ -118,7 +125,7 @@ async def reading(files: Files, pool: Pool, path: Path, range_: Range | None) ->
             await pool.run(files.close, descriptor)
 
 
-async def _opened(files: Files, pool: Pool, path: Path, range_: Range | None) -> _Opened:
+async def _opened(files: Files, pool: Pool, path: str, range_: Range | None) -> _Opened:
     """Opens in the pool; a caller cancelled meanwhile leaves no descriptor behind."""
     result: list[_Opened] = []
     try:
@@ -130,7 +137,22 @@ async def _opened(files: Files, pool: Pool, path: Path, range_: Range | None) ->
     return result[0]
 
 
-def hash_file(files: Files, path: Path) -> Digest:
+def read_part(files: Files, path: str, start: int, stop: int, digest: Digest | None) -> bytes:
+    """Exactly those bytes, in one go; Corrupt unless they have ``digest``, if it is given. Blocks."""
+    try:
+        descriptor = files.open(path)
+    except OSError as error:
+        raise _translated(error, path) from error
+    try:
+        data = _read(files, descriptor, path, start, stop)
+    finally:
+        files.close(descriptor)
+    if digest is not None and Digest.of(data) != digest:
+        raise Corrupt(f"{_name(path)} holds other bytes")
+    return data
+
+
+def hash_file(files: Files, path: str) -> Digest:
     """The digest of what the disk, not the cache, holds now. Blocks.
 
     NotFound if there is no such file, Corrupt if the disk cannot read it; other refusals stay OSErrors.
@@ -138,11 +160,11 @@ def hash_file(files: Files, path: Path) -> Digest:
     try:
         descriptor = files.open(path)
     except FileNotFoundError as error:
-        raise NotFound(f"{path.name} is not in this store") from error
+        raise NotFound(f"{_name(path)} is not in this store") from error
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise Corrupt(f"{path.name} is a symbolic link") from error
+        raise Corrupt(f"{_name(path)} is a symbolic link") from error
     state, offset = hashlib.sha256(), 0
     try:
         files.forget(descriptor)
@@ -152,7 +174,7 @@ def hash_file(files: Files, path: Path) -> Digest:
     except OSError as error:
         if error.errno not in BROKEN:
             raise
-        raise Corrupt(f"{path.name} cannot be read: {error.strerror or error}") from error
+        raise Corrupt(f"{_name(path)} cannot be read: {error.strerror or error}") from error
     finally:
         files.close(descriptor)
     return Digest(state.digest())

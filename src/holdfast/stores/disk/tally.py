@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -45,11 +45,9 @@ class Tally:
     def whole(self) -> bool:
         return self._counted == DIRECTORIES
 
-    @contextmanager
-    def change(self, digest: Digest) -> Iterator[bool]:
-        """A name of ``digest`` comes or goes within; yields whether the account has to follow it."""
-        with self._locks[digest[0]]:
-            yield digest[0] < self._counted
+    def change(self, digest: Digest) -> AbstractContextManager[bool]:
+        """A name of ``digest`` comes or goes within; gives whether the account has to follow it."""
+        return _Change(self, digest[0])
 
     @contextmanager
     def counting(self) -> Iterator[int]:
@@ -58,6 +56,15 @@ class Tally:
         with self._locks[number]:
             yield number
             self._counted = number + 1
+
+    def begin(self, directory: int) -> bool:
+        """For ``change``."""
+        self._locks[directory].acquire()
+        return directory < self._counted
+
+    def end(self, directory: int) -> None:
+        """For ``change``."""
+        self._locks[directory].release()
 
     def take(self) -> int | None:
         """What the last clean stop left, which then is no more; None if it was not clean. OSError."""
@@ -80,3 +87,19 @@ class Tally:
         """Nothing changes any more: the sum is left for the next start, if it is known. OSError."""
         if self.whole:
             write_file(self._files, self._path, msgspec.json.encode(_Clean(1, used)) + b"\n")
+
+
+class _Change:
+    """A class, because generators cost more and puts are many."""
+
+    __slots__ = ("_directory", "_tally")
+
+    def __init__(self, tally: Tally, directory: int) -> None:
+        self._tally = tally
+        self._directory = directory
+
+    def __enter__(self) -> bool:
+        return self._tally.begin(self._directory)
+
+    def __exit__(self, *_: object) -> None:
+        self._tally.end(self._directory)
