@@ -18,7 +18,7 @@ import apsw
 
 from holdfast import logs
 from holdfast.blob import Digest
-from holdfast.errors import BadConfig, NoSpace, StorePoisoned, Unavailable
+from holdfast.errors import BadConfig, HoldfastError, NoSpace, StorePoisoned, Unavailable
 from holdfast.files import Files, read_file, write_file
 from holdfast.inventory import PREFIXES
 from holdfast.node.ledger.rows import COLUMNS, Change, Entry, Kept, applied, bytes_of, entry_of, int_of, span_of, values
@@ -216,11 +216,11 @@ class LedgerFile:
             self._turn.release()
 
     def _written(self, group: Sequence[Change]) -> Written:
+        if self._stopped:
+            raise Unavailable("the ledger is closed")
+        if self.broken is not None:
+            raise StorePoisoned(self.broken)
         try:
-            if self._stopped:
-                raise Unavailable("the ledger is closed")
-            if self.broken is not None:
-                raise StorePoisoned(self.broken)
             try:
                 rows = self._write(group)
             except apsw.FullError:
@@ -229,7 +229,7 @@ class LedgerFile:
                     raise
                 rows = self._write(group)
             self._ballast.restore()
-        except Exception as error:
+        except (apsw.Error, OSError) as error:
             raise self._translated(error) from error
         self._number += 1
         return Written(self._number, rows)
@@ -289,18 +289,16 @@ class LedgerFile:
 
     # -- errors
 
-    def _translated(self, error: Exception) -> Exception:
+    def _translated(self, error: apsw.Error | OSError) -> HoldfastError:
         """What a failed write means; a broken disk ends all writing."""
         if isinstance(error, _FULL) or (isinstance(error, OSError) and error.errno in FULL):
             return NoSpace("the disk of the ledger is full")
-        if isinstance(error, _BROKEN) or (isinstance(error, OSError) and not isinstance(error, StorePoisoned)):
+        if isinstance(error, (*_BROKEN, OSError)):
             if self.broken is None:
                 self.broken = f"the ledger cannot be written ({error}); look at the disk, then restart"
                 _log.error("ledger_poisoned", error=str(error))
             return StorePoisoned(self.broken)
-        if isinstance(error, apsw.Error):
-            return Unavailable(f"the ledger cannot be written now: {error}")
-        return error
+        return Unavailable(f"the ledger cannot be written now: {error}")
 
 
 def _number(connection: apsw.Connection, question: str) -> int:
