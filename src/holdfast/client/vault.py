@@ -30,7 +30,8 @@ from holdfast.client.reading.get import Getter
 from holdfast.client.reading.index_rebuild import IndexRebuilt
 from holdfast.client.reading.verify import Defect, Verifier, VerifySummary
 from holdfast.client.vault_names import ProgressCallback, VaultNames, entry_found
-from holdfast.client.writing.put import FILE_MODE, FilePutter, PutOptions
+from holdfast.client.writing.put import FILE_MODE, FilePutter
+from holdfast.client.writing.put_options import PutOptions
 from holdfast.client.writing.put_tree import TreePutter
 from holdfast.codec import paths, refs
 from holdfast.codec.refs import RefKind

@@ -28,7 +28,7 @@ from holdfast.client.reading.fetch import PackReader
 from holdfast.client.reading.index_rebuild import IndexRebuild
 from holdfast.client.reading.latency import Latency
 from holdfast.client.writing.plans import Plans
-from holdfast.client.writing.put import PutOptions
+from holdfast.client.writing.put_options import PutOptions
 from holdfast.client.writing.recommit import Recommit
 from holdfast.client.writing.shards import ShardSender
 from holdfast.client.writing.uploader import Uploader

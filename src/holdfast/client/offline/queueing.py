@@ -16,7 +16,7 @@ from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, SeenR
 from holdfast.client.offline.names_here import NamesHere
 from holdfast.client.offline.queued_names import gone
 from holdfast.client.offline.ref_entry import ABSENT, RefEntry, change_of, fingerprint, new_entry
-from holdfast.client.writing.put import directory_draft
+from holdfast.client.writing.put_options import directory_draft
 from holdfast.client.writing.uploader import Uploader
 from holdfast.codec import paths, refs
 from holdfast.codec.refs import RefKind

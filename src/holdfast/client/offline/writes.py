@@ -20,7 +20,8 @@ from holdfast.client.offline.outbox_door import OutboxDoor
 from holdfast.client.offline.queueing import QueueingUploader, UnsentIndex
 from holdfast.client.reading.content import ContentReader
 from holdfast.client.writing.move import Mover
-from holdfast.client.writing.put import FilePutter, PutOptions
+from holdfast.client.writing.put import FilePutter
+from holdfast.client.writing.put_options import PutOptions
 from holdfast.client.writing.put_tree import TreePutter
 from holdfast.client.writing.remove import Remover
 from holdfast.client.writing.restore import Restorer

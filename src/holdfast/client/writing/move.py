@@ -16,7 +16,7 @@ from holdfast.client.names.names import Found, Names, places
 from holdfast.client.reading.content import ContentReader
 from holdfast.client.writing.changes import Changes
 from holdfast.client.writing.new_name import AT_ONCE, NewNames, Step
-from holdfast.client.writing.put import PutOptions
+from holdfast.client.writing.put_options import PutOptions
 from holdfast.client.writing.uploader import Uploader
 from holdfast.codec.refs import Ref, RefKind
 from holdfast.errors import BadRequest, Conflict, HoldfastError, PacksGone, Unavailable

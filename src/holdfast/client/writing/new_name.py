@@ -8,7 +8,7 @@ from typing import NamedTuple
 from holdfast.client.names.drafts import Draft, Present
 from holdfast.client.names.names import Found
 from holdfast.client.reading.content import ContentReader
-from holdfast.client.writing.put import PutOptions, directory_draft, prepare_over
+from holdfast.client.writing.put_options import PutOptions, directory_draft, prepare_over
 
 AT_ONCE = 32
 """Names whose recipes are looked for, or directories that are looked into, side by side."""

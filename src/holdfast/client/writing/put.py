@@ -9,23 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.blob import Buffer, Digest
+from holdfast.blob import Buffer
 from holdfast.client.device.local import FileStat, LocalEntry, OpenedFile, file_stat, is_settled, look, read_small, same
-from holdfast.client.names.drafts import Chunk, Draft, Group, KnownRecipe, NewRecipe, Present, Rule, mark_of
+from holdfast.client.names.drafts import Chunk, Draft, Group, KnownRecipe, NewRecipe, mark_of
 from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, SeenRef
+from holdfast.client.writing.put_options import PutOptions, directory_draft, prepare
 from holdfast.client.writing.uploader import Uploader
 from holdfast.clock import Clock, Randomness
 from holdfast.codec import recipe, refs
-from holdfast.codec.chunker import Chunker, check_chunk_bytes
+from holdfast.codec.chunker import Chunker
 from holdfast.codec.pipeline import INLINE_BYTES
 from holdfast.codec.refs import Attributes, RefKind
 from holdfast.codec.sealer import SALT_BYTES, SEAL_OVERHEAD, Kind, check16, chunk_id, seal_into
-from holdfast.errors import Conflict, Exists, HoldfastError, PacksGone, Unavailable
+from holdfast.errors import HoldfastError, PacksGone, Unavailable
 from holdfast.files import Files
 from holdfast.pool import Pool
 
@@ -36,24 +36,6 @@ ATTEMPTS = 4
 ATTEMPT_S = 1.0
 """Packs that are gone are sent again at once; if they still do not count, their nodes need a moment to be heard of."""
 FILE_MODE = 0o644
-DIRECTORY_MODE = 0o755
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PutOptions:
-    """How a put is meant. ``if_match``: only over this version; ``dedup`` False: this content is linked to no other."""
-
-    survive: int
-    asked_survive: int | None = None
-    rule: Rule = "replace"
-    if_match: Digest | None = None
-    meta: Mapping[str, str] | None = None
-    dedup: bool = True
-    reread: bool = False
-    chunk_bytes: int = 4 << 20
-
-    def __post_init__(self) -> None:
-        check_chunk_bytes(self.chunk_bytes)
 
 
 class Content(NamedTuple):
@@ -389,35 +371,3 @@ def stat_key(path: str) -> tuple[bytes, bytes]:
     """(directory, name) under which the index keeps a file's stamp."""
     directory, base = os.path.split(os.path.abspath(path))
     return os.fsencode(directory), os.fsencode(base)
-
-
-def directory_draft(path: str, survive: int, mtime_ns: int) -> Draft:
-    """A directory that is made on the way if it is missing."""
-    return Draft(path, RefKind.DIRECTORY, Attributes(0, mtime_ns, DIRECTORY_MODE), survive, ancestor=True)
-
-
-def prepare(draft: Draft, seen: SeenRef | None, options: PutOptions) -> None:
-    """Sets what the draft replaces; Exists or Conflict if that may not be, as far as this device knows."""
-    present = None
-    if seen is not None and seen.version:  # else what stands there is not known
-        present = Present(seen.version, seen.etag, refs.parse_record(seen.record).clear.kind)
-    prepare_over(draft, present, options)
-
-
-def prepare_over(draft: Draft, present: Present | None, options: PutOptions) -> None:
-    """As ``prepare``, over what the coordinator says is there."""
-    if present is None:
-        if options.if_match is not None:
-            raise Conflict(f"{draft.path}: there is no version {str(options.if_match)[:12]} to replace")
-        return
-    draft.seen_version, draft.seen_etag = present.version, present.etag
-    if present.kind is RefKind.TOMBSTONE:
-        if options.if_match is not None:
-            raise Conflict(f"{draft.path} was deleted; there is no version to replace")
-        return
-    if options.rule == "no-clobber":
-        raise Exists(f"{draft.path} exists already and was not replaced")
-    if options.if_match is not None and options.if_match != present.etag:
-        raise Conflict(f"{draft.path} was changed: its etag is {present.etag}", etag=str(present.etag))
-    if (present.kind is RefKind.DIRECTORY) != (draft.kind is RefKind.DIRECTORY):
-        raise Conflict(f"{draft.path} is a {present.kind.name.lower()}; remove it first")

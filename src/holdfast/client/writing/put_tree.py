@@ -29,15 +29,8 @@ from holdfast.client.device.local import (
 from holdfast.client.names.drafts import Chunk, Draft, Group, KnownRecipe, Present, mark_of
 from holdfast.client.names.entries import PutSummary
 from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile
-from holdfast.client.writing.put import (
-    SMALL_BYTES_MAX,
-    Content,
-    FilePutter,
-    Known,
-    PutOptions,
-    directory_draft,
-    stat_key,
-)
+from holdfast.client.writing.put import SMALL_BYTES_MAX, Content, FilePutter, Known, stat_key
+from holdfast.client.writing.put_options import PutOptions, directory_draft
 from holdfast.codec import paths, recipe
 from holdfast.codec.refs import Attributes, RefKind
 from holdfast.codec.sealer import chunk_id
