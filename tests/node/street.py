@@ -28,7 +28,6 @@ from holdfast.peers.origin import HttpOrigin
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import ThreadPool
 from holdfast.stores.disk.store import DiskStore
-from holdfast.wire.connection import ConnectionFactory
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient, Target
 from holdfast.wire.network import TcpNetwork
@@ -48,7 +47,7 @@ class Cdn:
         self.url = ""
         self.override: Callable[[web.BaseRequest], Any] | None = None
         self._listener: Any = None
-        self._factory = ConnectionFactory(self._serve)
+        self._factory = web.Server(self._serve)
 
     async def start(self) -> None:
         self._listener = await TcpNetwork().listen(self._factory, "127.0.0.1", 0, tls=None)

@@ -28,7 +28,6 @@ from holdfast.testing.memory_network import MemoryNetwork
 from holdfast.testing.virtual import VirtualClock
 from holdfast.wire import messages as m
 from holdfast.wire import routes
-from holdfast.wire.connection import ConnectionFactory
 from holdfast.wire.foreign import ForeignHttp
 from holdfast.wire.http import HttpClient
 from holdfast.wire.serve import BytesReply, Call, Service, parse_range
@@ -55,7 +54,7 @@ class Cdn:
         self.override: Callable[[web.BaseRequest], Any] | None = None
 
     async def start(self) -> None:
-        await self.host.listen(ConnectionFactory(self._serve), "0.0.0.0", 80, tls=None)
+        await self.host.listen(web.Server(self._serve), "0.0.0.0", 80, tls=None)
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         self.requests.append(request.path)

@@ -463,7 +463,7 @@ async def test_a_body_whose_sender_went_before_it_was_read_is_no_bug_of_ours(sen
     class Slow(Shelf):
         async def put(self, call: Call, _: None) -> Reply:
             entered.set()
-            while call._request.protocol.connected:  # noqa: ASYNC110 - nobody is told
+            while not call._connection.closing:  # noqa: ASYNC110 - nobody is told
                 await asyncio.sleep(0.01)
             try:
                 async for _piece in call.body():

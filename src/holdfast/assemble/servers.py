@@ -13,7 +13,10 @@ from holdfast.assemble.machine import Machine
 from holdfast.auth.identity import Id
 from holdfast.errors import BadConfig
 from holdfast.telemetry import Metrics
+from holdfast.wire.connection import Connection
 from holdfast.wire.network import Listener
+from holdfast.wire.request_head import RequestHead
+from holdfast.wire.server import Server
 
 
 class App(Protocol):
@@ -87,17 +90,20 @@ async def serve_metrics(metrics: Told, port: int, machine: Machine, opened: Asyn
 
     ``opened`` closes it.
     """
-    from aiohttp import web
 
-    async def answer(request: web.BaseRequest) -> web.Response:
-        if request.path != "/metrics":
-            return web.Response(status=404)
-        headers = {"content-type": "text/plain; version=0.0.4", "x-content-type-options": "nosniff"}
-        return web.Response(body=metrics.text(), headers=headers)
+    async def answer(connection: Connection, head: RequestHead) -> None:
+        found = head.path == "/metrics"
+        body = metrics.text() if found else b""
+        fields = {
+            "content-type": "text/plain; version=0.0.4",
+            "content-length": str(len(body)),
+            "x-content-type-options": "nosniff",
+        }
+        await connection.send(200 if found else 404, fields, b"" if head.method == "HEAD" else body)
 
-    server = web.Server(answer)
+    server = Server(answer)
     listener = await machine.network.listen(server, "127.0.0.1", port, tls=None)
-    opened.push_async_callback(server.shutdown, 1.0)
+    opened.push_async_callback(server.close, 1.0)
     opened.push_async_callback(listener.close)
     return listener
 

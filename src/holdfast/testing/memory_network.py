@@ -209,7 +209,7 @@ class HostNetwork:
 
     async def listen(
         self,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         host: str,
         port: int,
         *,
@@ -265,7 +265,7 @@ class MemoryListener:
     host: str
     port: int
     reuse_port: bool
-    factory: Callable[[], asyncio.Protocol]
+    factory: Callable[[], asyncio.BaseProtocol]
     context: contextvars.Context
     _siblings: deque[MemoryListener]
 
@@ -277,7 +277,7 @@ class MemoryListener:
         if self in self._siblings:
             self._siblings.remove(self)
 
-    def accept(self) -> asyncio.Protocol | None:
+    def accept(self) -> asyncio.BaseProtocol | None:
         """The server's protocol of a new connection, None if nobody listens any more."""
         return self.factory() if self in self._siblings else None
 

@@ -220,7 +220,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         sockname: tuple[str, int],
         peername: tuple[str, int],
         context: contextvars.Context,
-        accept: Callable[[], asyncio.Protocol | None] | None,
+        accept: Callable[[], asyncio.BaseProtocol | None] | None,
     ) -> None:
         super().__init__({"sockname": sockname, "peername": peername}, loop)
         self._virtual_loop = loop
@@ -378,7 +378,7 @@ class MemoryTransport(asyncio.transports._FlowControlMixin):
         if protocol is None:
             self.lose(None)
             return
-        self._protocol = protocol
+        self.set_protocol(protocol)
         self._guarded(lambda protocol: protocol.connection_made(self))
 
     def _guarded(self, call: Callable[[Any], Any]) -> Any:

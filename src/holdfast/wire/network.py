@@ -46,7 +46,7 @@ class Network(Protocol):
 
     async def listen(
         self,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         host: str,
         port: int,
         *,
@@ -80,7 +80,7 @@ class TcpNetwork:
 
     async def listen(
         self,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         host: str,
         port: int,
         *,
