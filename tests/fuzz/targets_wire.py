@@ -23,7 +23,7 @@ from holdfast.outbox import http_state
 from holdfast.peers import discovery, manifest
 from holdfast.stores import url as store_url
 from holdfast.stores.nats import layout as nats_layout
-from holdfast.wire import answer_head, foreign, routes
+from holdfast.wire import answer_head, foreign, heads, request_head, routes
 from holdfast.wire import messages as m
 from holdfast.wire.http import checked_url
 from holdfast.wire.routes import Route
@@ -171,6 +171,23 @@ HEAD = (
 )
 
 
+def _request_head(data: bytes) -> bytes | None:
+    head = request_head.parse_request(data)
+    assert not request_head.is_hopeless(data)
+    assert head.target == head.path + ("?" + head.query if head.target != head.path else "")
+    assert head.size is None or (0 <= head.size < 10**18 and not head.coded)
+    assert "," not in head.headers.get("host", "")
+    assert all(
+        text.isascii() and "\r" not in text and "\n" not in text for pair in head.headers.items() for text in pair
+    )
+    return None
+
+
+REQUEST_HEAD = (
+    b"PUT /v1/blobs/ab?x=1 HTTP/1.1\r\nHost: a:7420\r\nContent-Length: 12\r\nExpect: 100-continue\r\nConnection: close"
+)
+
+
 def _addresses(data: bytes) -> bytes | None:
     text = data.decode("utf-8", "surrogateescape")
     try:
@@ -287,6 +304,23 @@ TARGETS = (
         _head,
         (answer_head.BadAnswer,),
         words=(b"\r\n", b"HTTP/1.1 ", b"Transfer-Encoding: chunked", b": "),
+        bytes_max=16384,
+    ),
+    Target(
+        "request-head",
+        [REQUEST_HEAD],
+        _request_head,
+        (heads.BadHead,),
+        words=(
+            b"\r\n",
+            b"\n",
+            b"\r\n ",
+            b" HTTP/1.0",
+            b"Transfer-Encoding: chunked",
+            b"Content-Length: 5",
+            b"Host: b",
+            b" :",
+        ),
         bytes_max=16384,
     ),
     Target(

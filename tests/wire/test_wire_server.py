@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast import errors
 from holdfast.auth.identity import Identity
 from holdfast.blob import Buffer
-from holdfast.clock import SeededRandomness
+from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.testing.loop import VirtualLoop, run
 from holdfast.testing.memory_network import MemoryNetwork
 from holdfast.testing.virtual import VirtualClock
 from holdfast.wire import channel, connection
 from holdfast.wire import messages as m
 from holdfast.wire.heads import FIELDS_MAX, BadHead
+from holdfast.wire.network import TcpNetwork
 from holdfast.wire.request_head import is_hopeless, parse_request
 from holdfast.wire.routes import Route
-from holdfast.wire.serve import BytesReply, Call, Reply, Service, StreamReply
+from holdfast.wire.serve import BytesReply, Call, FileReply, Reply, Service, StreamReply
 
 NODE = Identity.generate(SeededRandomness(1))
 TAKE: Route[None, m.Empty] = Route("PUT", "/take/{key}", None, m.Empty, signed=False, blob="foreign")
@@ -57,6 +66,7 @@ GIVE_5 = b"GET /give/5 HTTP/1.1\r\nHost: a\r\n\r\n"
         b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\nTransfer-Encoding: chunked",
         b"GET / HTTP/1.1",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: a",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHoldfast-To: b\r\nHoldfast-To: b",
         b"GET / HTTP/1.1\r\nHost: a b",
         b"GET / HTTP/1.1\r\nHost: a/b",
         b"GET / HTTP/1.1\r\nHost: a@b",
@@ -183,6 +193,51 @@ def scene(play: Callable[[Stage], Awaitable[Any]]) -> None:
         assert not loop.unhandled
 
     run(main, seed=1)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_a_file_goes_out_whole(tmp_path: Path, encrypted: bool) -> None:
+    """Over the operating system's sockets, more than they hold at once, to a reader who is slow at first."""
+    data = SeededRandomness(3).bytes(7_000_001)
+    (tmp_path / "file").write_bytes(data)
+
+    async def give(call: Call, _: None) -> FileReply:
+        return FileReply((tmp_path / "file").open("rb"), len(data), (1, len(data) - 1))
+
+    server_tls, client_tls = _tls(tmp_path) if encrypted else (None, None)
+    service = Service(identity=NODE, role="node", name="n1", clock=SystemClock(), network=TcpNetwork())
+    service.add(GIVE, give)
+    listener = await service.start("127.0.0.1", 0, tls=server_tls)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, ssl=client_tls)
+    try:
+        for _ in range(2):
+            writer.write(GIVE_5)
+            await asyncio.sleep(0.1)
+            status, _, body = await answer(reader)
+            assert (status, body) == (206, data[1:-1])
+    finally:
+        writer.close()
+        await service.stop(1)
+
+
+def _tls(path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For a server and for a client that believes it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (path / "key").write_bytes(key.private_bytes(*plain))
+    (path / "certificate").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(path / "certificate", path / "key")
+    return server, ssl.create_default_context(cafile=str(path / "certificate"))
 
 
 def test_requests_sent_at_once_are_answered_in_order() -> None:
@@ -319,15 +374,15 @@ def test_an_answer_has_the_length_it_announced_or_breaks_off(size: int) -> None:
     scene(play)
 
 
-@pytest.mark.parametrize(("pause_s", "says"), [(40, "stalled"), (5, "too slowly")])
-def test_a_body_that_crawls_is_given_up(pause_s: float, says: str) -> None:
+@pytest.mark.parametrize(("first", "pause_s", "says"), [(600_000, 40, "stalled"), (100, 5, "too slowly")])
+def test_a_body_that_crawls_is_given_up(first: int, pause_s: float, says: str) -> None:
     async def play(stage: Stage) -> None:
         reader, transport = await stage.dial()
-        transport.write(put("/take/1", b"", size=1 << 20))
+        transport.write(put("/take/1", bytes(first), size=1 << 20))
         answered = asyncio.create_task(answer(reader))
         while not answered.done():
-            transport.write(bytes(100))
             await asyncio.wait([answered], timeout=pause_s)
+            transport.write(bytes(100))
         assert answered.result()[0] == 504
         assert says in str(stage.failed[0])
 

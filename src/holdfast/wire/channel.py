@@ -65,7 +65,7 @@ class Channel(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1, low=0)  # not 0: over TLS an empty buffer would then be a full one
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
