@@ -9,7 +9,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -26,7 +26,7 @@ from holdfast.clock import SeededRandomness, SystemClock
 from holdfast.testing.loop import VirtualLoop, run
 from holdfast.testing.memory_network import MemoryNetwork
 from holdfast.testing.virtual import VirtualClock
-from holdfast.wire import channel, connection
+from holdfast.wire import channel, connection, send_file
 from holdfast.wire import messages as m
 from holdfast.wire.heads import FIELDS_MAX, BadHead
 from holdfast.wire.network import TcpNetwork
@@ -47,6 +47,7 @@ GIVE_5 = b"GET /give/5 HTTP/1.1\r\nHost: a\r\n\r\n"
     "head",
     [
         b"GET / HTTP/1.1\r\nHost: a\r\n folded: 1",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n\tfolded",
         b"GET / HTTP/1.1\r\nHost: a\r\nX : 1",
         b"GET / HTTP/1.1\r\nHost: a\r\n: 1",
@@ -215,6 +216,37 @@ async def test_a_file_goes_out_whole(tmp_path: Path, encrypted: bool) -> None:
             await asyncio.sleep(0.1)
             status, _, body = await answer(reader)
             assert (status, body) == (206, data[1:-1])
+    finally:
+        writer.close()
+        await service.stop(1)
+
+
+async def test_whoever_does_not_read_a_file_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the operating system's sockets; in memory it is asyncio that sends."""
+    monkeypatch.setattr(send_file, "SLICE_S_MAX", 0.1)
+    size, asked = 64 << 20, asyncio.Event()
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(size)
+
+    async def give(call: Call, _: None) -> FileReply:
+        asked.set()
+        return FileReply((tmp_path / "file").open("rb"), size)
+
+    service = Service(identity=NODE, role="node", name="n1", clock=SystemClock(), network=TcpNetwork())
+    service.add(GIVE, give)
+    listener = await service.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    try:
+        transport = cast(asyncio.Transport, writer.transport)
+        transport.pause_reading()
+        writer.write(GIVE_5)
+        await asked.wait()
+        async with asyncio.timeout(10):
+            while service.in_flight:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.01)
+        transport.resume_reading()
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+            await answer(reader)
     finally:
         writer.close()
         await service.stop(1)

@@ -48,7 +48,7 @@ class Call:
     def body(self, bytes_per_s_min: float = BODY_BYTES_PER_S_MIN) -> AsyncIterator[Buffer]:
         """Exactly ``size`` bytes as they come, else BadRequest; asks for them if the client waits to be asked.
 
-        Buffers of at most 1 MiB, read-only, each of which stays as it is. A body slower than ``bytes_per_s_min`` after
-        its first 10 seconds, or silent for 30, is TimedOut. Once.
+        Buffers of at most 1 MiB, each of which is only valid until the next. A body slower than ``bytes_per_s_min``
+        after its first 10 seconds, or silent for 30, is TimedOut. Once.
         """
         return self._connection.body(bytes_per_s_min)

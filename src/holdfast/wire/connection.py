@@ -198,26 +198,28 @@ class Connection(Channel):
     async def body(self, bytes_per_s_min: float = BODY_BYTES_PER_S_MIN) -> AsyncIterator[Buffer]:
         """What is left of the body, else BadRequest; asks for it if the client waits to be asked.
 
-        Buffers of at most 1 MiB, read-only, of memory that nobody writes to again. A body slower than
-        ``bytes_per_s_min`` after its first 10 seconds, or silent for 30, is TimedOut.
+        Buffers of at most 1 MiB, each of which is only valid until the next. A body slower than ``bytes_per_s_min``
+        after its first 10 seconds, or silent for 30, is TimedOut.
         """
         if self._asks:
             self._asks = False
             if self._left and not self._held and not self.closing:
                 self._transport.write(_CONTINUE)
-        began, seen = self._loop.time(), 0
+        began, seen, memory = self._loop.time(), 0, memoryview(b"")
         while self._left:
             if self._held:
                 piece: Buffer = self._take(self._left)
                 self._left -= len(piece)
             else:
                 # no more memory than twice what has come: many may announce a body and send none
-                memory = bytearray(min(self._left, max(SCRATCH_BYTES, seen), PIECE_BYTES_MAX))
+                size = min(self._left, max(SCRATCH_BYTES, seen), PIECE_BYTES_MAX)
+                if size > len(memory):
+                    memory = memoryview(bytearray(size))
+                piece = memory[:size]
                 try:
-                    await self._receive(memoryview(memory), seen, began, bytes_per_s_min)
+                    await self._receive(piece, seen, began, bytes_per_s_min)
                 finally:
                     self._left -= self._sunk
-                piece = memoryview(memory).toreadonly()
             seen += len(piece)
             yield piece
 
