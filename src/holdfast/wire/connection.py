@@ -8,6 +8,7 @@ client goes is not cancelled: it hears of it when it reads or answers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import BinaryIO, Protocol
@@ -155,7 +156,8 @@ class Connection(Channel):
             return
         self._discard()
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # it has been reset already, as the system says here first
+                self._transport.write_eof()
         if self._due is not None:
             self._due.cancel()
         self._due = self._loop.call_later(LINGER_S, self.abort)
