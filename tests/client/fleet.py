@@ -199,7 +199,7 @@ class Fleet:
         """``around(handler, call, message)`` answers for a node's route; the returned function undoes it."""
         service: Any = self.nodes[number].app.service  # type: ignore[attr-defined]
         path = route.path.replace("{digest}", "0")
-        _, handler, _ = service._table.find(route.method, path)
+        handler = service._table.find(route.method, path)[0].handler
         service.add(route, lambda call, message: around(handler, call, message))
         return lambda: service.add(route, handler)
 

@@ -46,7 +46,7 @@ async def test_the_node_is_asked_before_the_coordinator_has_answered(small_fleet
     for number in range(len(small_fleet.nodes)):
         small_fleet.wrap(number, routes.BLOB_GET, note)
     service: Any = small_fleet.coordinator.app.service  # type: ignore[union-attr]
-    _, answer, _ = service._table.find("GET", routes.REF.path.format(vault="0", tag="0"))
+    answer = service._table.find("GET", routes.REF.path.format(vault="0", tag="0"))[0].handler
 
     async def wait(call: Any, message: Any) -> Any:
         await asked.wait()

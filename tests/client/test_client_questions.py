@@ -22,8 +22,8 @@ class Held:
         self.open = asyncio.Event()
         self.open.set()
         service: Any = fleet.coordinator.app.service  # type: ignore[union-attr]
-        _, ref, _ = service._table.find("GET", "/v1/refs/0/0")
-        _, find, _ = service._table.find("POST", "/v1/refs/0")
+        ref = service._table.find("GET", "/v1/refs/0/0")[0].handler
+        find = service._table.find("POST", "/v1/refs/0")[0].handler
 
         async def one(call: Any, message: None) -> Any:
             self.alone += 1

@@ -49,7 +49,7 @@ async def stored(vault: OpenVault) -> list[str]:
 def commits(grid: Grid, answer: Callable[[Any, m.CommitRequest], Awaitable[m.Committed]]) -> Callable[[], None]:
     """``answer(commit, request)`` speaks for the coordinator; the returned function undoes it."""
     service: Any = grid.coordinator.running.app.service  # type: ignore[union-attr]
-    _, handler, _ = service._table.find("POST", "/v1/commit")
+    handler = service._table.find("POST", "/v1/commit")[0].handler
     service.add(routes.COMMIT, lambda call, request: answer(lambda asked: handler(call, asked), request))
     return lambda: service.add(routes.COMMIT, handler)
 

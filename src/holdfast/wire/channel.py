@@ -50,8 +50,9 @@ class Channel(asyncio.BufferedProtocol):
         return self._transport.is_closing()
 
     def close(self) -> None:
-        """Ends it; what was written is still sent."""
-        self._transport.close()
+        """Ends it; what was written is still sent. May be called twice."""
+        if not self._transport.is_closing():  # a second close over TLS breaks ``abort`` in Python 3.11.2
+            self._transport.close()
 
     def abort(self) -> None:
         """Ends it at once."""
