@@ -48,6 +48,8 @@ from holdfast.wire import routes
 REGISTER_PACKS = 4
 """So many packs without a commit are registered: an interrupted put then finds them again."""
 REBASES_MAX = 5
+LINGERS_MAX = 8
+"""So many times a pack may wait for more puts that run at the same time."""
 
 _log = logs.get_logger(__name__)
 
@@ -110,6 +112,7 @@ class Uploader:
         self._tasks: set[asyncio.Task[None]] = set()
         self._committing: asyncio.Task[None] | None = None
         self._flushing: asyncio.Task[None] | None = None
+        self._finished = 0  # puts whose last bytes are in the pack under way
         self._registering: asyncio.Task[None] | None = None
 
     # --- what puts ask ------------------------------------------------------------------------------------------------
@@ -176,8 +179,9 @@ class Uploader:
 
     def finish(self) -> None:
         """No more of this put will come: the pack under way is closed soon; at once if no other put is active."""
+        self._finished += 1
         if self._flushing is None:
-            self._flushing = self._spawn(self._flush(self._settings.linger_s if self.active > 1 else 0.0))
+            self._flushing = self._spawn(self._flush())
 
     def warm(self) -> None:
         """A large put begins: its places are asked for at once."""
@@ -231,17 +235,27 @@ class Uploader:
             if error is not None:
                 raise error
 
-    async def _flush(self, linger_s: float) -> None:
+    async def _flush(self) -> None:
         try:
-            if linger_s:
-                await self._clock.sleep(linger_s)
+            if self.active > 1:
+                await self._linger()
         finally:
             self._flushing = None
+            self._finished = 0
         try:
             await self._packer.flush(own=True)
         except HoldfastError as error:
             self.broken = True
             self._fail_waiting(error)
+
+    async def _linger(self) -> None:
+        """As long as puts go on to come, and are not all here: a pack costs its nodes and the coordinator the same
+        whether it holds one of them or twenty."""
+        for _ in range(LINGERS_MAX):
+            finished = self._finished
+            await self._clock.sleep(self._settings.linger_s)
+            if self._finished == finished or self._finished >= self.active:
+                return
 
     async def _emit(self, pending: Pending) -> None:
         self._spawn(self._deliver(pending))
