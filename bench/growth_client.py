@@ -78,8 +78,8 @@ class _Client:
         vault = self.fleet.open(self.home)
         for number in range(ENTRIES):
             self.new(f"tree/{number}")
-        await vault.put_tree([self.here / "tree"], "tree")
         await asyncio.sleep(0.05)  # until a file's stamp can tell a change
+        await vault.put_tree([self.here / "tree"], "tree")
         await self._files(vault)
         await self._trees(vault)
         await self._forget(vault)

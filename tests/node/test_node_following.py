@@ -203,7 +203,7 @@ async def test_a_hint_is_a_reason_to_look_and_nothing_else(row: Street) -> None:
     await hint(row, b, liar, etag=V3)
     await hint(row, b, liar, name="not-followed")
     await until(lambda: bool(looks))
-    assert (looks, has(b)) == (["tools"], etag)
+    assert (set(looks), has(b)) == ({"tools"}, etag)  # more than one look, if a's own hint came late
     for stranger in (WRITER, READER):
         with pytest.raises(Denied):
             await hint(row, b, stranger)

@@ -6,6 +6,7 @@ Deadlines are on silence, as in ``wire.http``. Nothing here believes an answer: 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,10 +28,19 @@ IGNORED_BYTES_MAX = 64 << 10
 READ_BUFFER_BYTES = 256 << 10
 
 
+_PLAIN = re.compile(r"(https?)://([0-9A-Za-z.:-]+)(?:/[!\"$-~]*)?")
+
+
+def _parts(text: str) -> SplitResult:
+    """Scheme and host as ``urlsplit`` finds them, and what else matters here; of a plain URL that costs a tenth."""
+    plain = _PLAIN.fullmatch(text)
+    return urlsplit(text) if plain is None else SplitResult(plain[1], plain[2], "", "", "")
+
+
 def checked_target(text: str) -> str:
     """An http or https URL with a host; BadRequest for others, also for one with a password or a fragment in it."""
     try:
-        parts = urlsplit(text)
+        parts = _parts(text)
         right = _right_host(parts.scheme, parts.netloc)
     except ValueError as error:
         raise BadRequest(f"{text!r} is not a URL") from error
@@ -52,7 +62,7 @@ def _right_host(scheme: str, netloc: str) -> bool:
 
 def origin(url: str) -> str:
     """scheme://host[:port] of a checked URL."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     return f"{parts.scheme}://{parts.netloc}"
 
 
