@@ -41,7 +41,8 @@ async def test_everything_is_read_once_in_a_pass_and_damage_is_found(house: Hous
     scrub = make(house, waits)
     for _ in range(5):
         assert await scrub.unit() is Progress.IDLE
-    assert (scrub.checked, scrub.bad) == (5, 1)
+    own = house.running.scrub.bad  # on a busy machine the node's own scrub may have come first
+    assert (scrub.checked, scrub.bad + own) == (5, 1)
     assert scrub.age() is None
     await scrub.unit()
     assert scrub.age() is not None
