@@ -40,9 +40,6 @@ class UnsentIndex(Index):
     async def run(self, question: Callable[[IndexFile], T]) -> T:
         return await self._below.run(lambda file: question(cast(IndexFile, _Unsent(file, self.over))))
 
-    async def chunks(self, ids: Sequence[bytes]) -> dict[bytes, ChunkPlace]:
-        return {}
-
     async def ref(self, tag: bytes) -> SeenRef | None:
         return (await self.run(lambda file: file.refs((tag,)))).get(tag)
 
