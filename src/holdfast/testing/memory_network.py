@@ -1,4 +1,4 @@
-"""Many hosts in one process: real aiohttp clients and servers, joined in memory, with faults to order.
+"""Many hosts in one process: real clients and servers, joined in memory, with faults to order.
 
 ``MemoryNetwork`` is the whole; ``MemoryNetwork.host(name)`` is what one process sees of it and what it takes as its
 ``Network``. Hosts are dialled by name or by address; ``localhost`` is the dialler itself. There is no TLS.

@@ -144,7 +144,7 @@ class HttpClient:
             headers["content-length"] = str(len(body))
             headers["content-type"] = "application/json"
         elif route.method not in ("GET", "HEAD"):
-            headers["content-length"] = "0"  # as aiohttp sends it, so it is signed, too
+            headers["content-length"] = "0"  # RFC 9110, 8.6: said where a body could be, and signed like any length
         return await self._told(
             target, route.method, where, headers, body,
             grant=grant, again=route.idempotent, first_byte_s=first_byte_s or route.first_byte_s,
@@ -253,7 +253,7 @@ class HttpClient:
             sent["content-digest"] = signing.content_digest(digest)
             sent["content-length"] = str(size)
         elif method not in ("GET", "HEAD"):
-            sent["content-length"] = "0"  # aiohttp sends it, so it must be signed
+            sent["content-length"] = "0"  # as in ``_ask``
         content = None if body is None else sent_body(body, size, None)
         response, signature = await self._send(target, method, where, sent, content, grant=grant)
         try:

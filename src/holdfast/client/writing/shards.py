@@ -190,8 +190,7 @@ class _Sending:
                 self._latency.failed(node.id, now)
         else:
             self._broken = answer
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._wake()
 
     def _patience(self, missing: int) -> tuple[float, bool]:
         """(when it is time for something else, whether that is another candidate beside those under way)."""
@@ -204,7 +203,7 @@ class _Sending:
         """Until there is something to decide, or it is ``due``."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
-        timer = None if due == math.inf else loop.call_later(due - self._now(), _wake, waiter)
+        timer = None if due == math.inf else loop.call_later(due - self._now(), self._wake)
         self._due = due
         try:
             await waiter
@@ -212,6 +211,10 @@ class _Sending:
             self._waiter = None
             if timer is not None:
                 timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _queue(self, slot: Slot) -> None:
         waiting = {node.id: node for node in (*slot.candidates, *self._left) if node.id not in self._tried}
@@ -255,8 +258,3 @@ class _Sending:
         if self._errors and all(isinstance(error, NoSpace) for error in self._errors):
             return NoSpace(text)
         return Unavailable(text)
-
-
-def _wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

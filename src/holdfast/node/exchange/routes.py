@@ -27,6 +27,7 @@ from holdfast.peers.neighbours import Neighbours
 from holdfast.peers.pull_through import Puller
 from holdfast.peers.settings import PeersSettings
 from holdfast.pool import Pool
+from holdfast.stores.side_by_side import side_by_side
 from holdfast.wire import exchange_messages as x
 from holdfast.wire import messages as m
 from holdfast.wire.serve import Call, StreamReply, parse_range
@@ -245,20 +246,12 @@ class Exchange:
 
         NotFound, NoSpace, Unavailable for the first that could not be had.
         """
-        waiting = iter(digests)
 
-        async def some() -> None:
-            for digest in waiting:
-                async with self._gate:
-                    await self._hold(digest)
+        async def hold(digest: Digest) -> None:
+            async with self._gate:
+                await self._hold(digest)
 
-        tasks = [asyncio.create_task(some()) for _ in range(JOBS_AT_ONCE)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await side_by_side(JOBS_AT_ONCE, digests, hold)
 
     async def _hold(self, digest: Digest) -> None:
         with self.cache.held([digest]):

@@ -1,9 +1,9 @@
 """``ledger.db`` and the file ``sequence``: opened, written, read, closed. All of it blocks.
 
 What changes the file runs in the ledger's writer thread, or in one that has just made a blob durable and finds nobody
-writing; questions run in the reader's. Write sequences rise over the life
-of a store and are never used twice, also when the ledger is lost or an old one is put back: each start, and each full
-block, first reserves the next block durably in a file of its own.
+writing; questions run in the reader's. Write sequences rise over the life of a store and are never used twice, also
+when the ledger is lost or an old one is put back: each start, and each full block, first reserves the next block
+durably in a file of its own.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A row is written after its blob is durable and says "not here" before or as its blob goes, so the ledger may claim too
 little and never too much; ``reconcile`` finds what it missed. Rows that arrive together share one transaction and one
 sync; alone, nobody waits for company, and the thread that made a blob durable writes the row, too.
-What one row is stands in ``ledger_rows``, the file in ``ledger_file``, the sums in ``ledger_totals``.
+What one row is stands in ``rows``, the file in ``file``, the sums in ``totals``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The durable queue as the rest of the room sees it: asynchronous, sealed, with writes that share a sync.
 
 Owns ``DIRECTORY/queue.db``, ``bodies/`` and ``alive/``. An entry is acknowledged once its body is durable under its
-name and its row is. What is under way is in ``queue_tries``, what a person wishes in ``queue_wishes``.
+name and its row is. What is under way is in ``tries``, what a person wishes in ``wishes``.
 """
 
 from __future__ import annotations
