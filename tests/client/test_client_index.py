@@ -12,6 +12,7 @@ from holdfast.blob import Digest
 from holdfast.client.device.local import FileStat
 from holdfast.client.names.index import Index
 from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, NodeRow, SeenRef, number_of
+from holdfast.client.offline.queueing import UnsentIndex
 from holdfast.files import OsFiles
 from holdfast.pool import ThreadPool
 
@@ -134,3 +135,16 @@ def test_a_chunk_takes_little_room(tmp_path: Path) -> None:
     assert index_pages * 4096 / count <= 72  # 64 bytes and the pages' own
     assert (pages - empty) * 4096 / count <= 110
     file.close()
+
+
+async def test_an_index_for_unsent_puts_knows_places_and_forgets_them_with_the_one_below(tmp_path: Path) -> None:
+    below = await open_index(tmp_path)
+    unsent, pack = UnsentIndex(below), Digest.of(b"pack")
+    node = NodeRow(Id(bytes(32)), "n", "http://n")
+    batch = Batch()
+    batch.nodes[node.id], batch.packs[pack] = node, (1, [node.id])
+    await unsent.later(batch)
+    assert await unsent.places([pack]) == {pack: [node]}
+    await unsent.forget_packs([pack])
+    assert not (await below.places([pack])).get(pack)
+    await below.close()

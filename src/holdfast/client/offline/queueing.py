@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-from holdfast.blob import pieces
+from holdfast.blob import Digest, pieces
 from holdfast.client.names.drafts import Draft, Group, Pending
 from holdfast.client.names.index import Index
-from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, SeenRef
+from holdfast.client.names.index_file import Batch, ChunkPlace, IndexFile, NodeRow, SeenRef
 from holdfast.client.offline.names_here import NamesHere
 from holdfast.client.offline.queued_names import gone
 from holdfast.client.offline.ref_entry import ABSENT, RefEntry, change_of, fingerprint, new_entry
@@ -46,8 +46,14 @@ class UnsentIndex(Index):
     def held(self, tag: bytes) -> SeenRef | None:
         return None
 
+    async def places(self, packs: Sequence[Digest]) -> dict[Digest, list[NodeRow]]:
+        return await self._below.places(packs)
+
     async def later(self, batch: Batch) -> None:
         await self._below.later(batch)
+
+    async def forget_packs(self, digests: Sequence[Digest]) -> None:
+        await self._below.forget_packs(digests)
 
     @property
     def begun(self) -> int:
